@@ -1,0 +1,197 @@
+package menderapi
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Paths of the management API that this project's own client uses. A %s stands for an id.
+const (
+	PathLogin            = "/api/management/v1/useradm/auth/login"
+	PathArtifacts        = "/api/management/v1/deployments/artifacts"
+	PathArtifact         = "/api/management/v1/deployments/artifacts/%s"
+	PathDeployments      = "/api/management/v1/deployments/deployments"
+	PathDeployment       = "/api/management/v1/deployments/deployments/%s"
+	PathDeploymentAbort  = "/api/management/v1/deployments/deployments/%s/status"
+	PathDeploymentDevs   = "/api/management/v1/deployments/deployments/%s/devices/list"
+	PathDeploymentDevLog = "/api/management/v1/deployments/deployments/%s/devices/%s/log"
+	PathAuthDevices      = "/api/management/v2/devauth/devices"
+	PathAuthStatus       = "/api/management/v2/devauth/devices/%s/auth/%s/status"
+	PathInventory        = "/api/management/v1/inventory/devices"
+)
+
+// Artifact as the management API lists it. Updates[].MetaData must be absent or a list: with an object mender-cli
+// fails to list anything.
+type Artifact struct {
+	ID                    string            `json:"id"`
+	Name                  string            `json:"name"`
+	Description           string            `json:"description"`
+	DeviceTypesCompatible []string          `json:"device_types_compatible"`
+	Info                  ArtifactInfo      `json:"info"`
+	Signed                bool              `json:"signed"`
+	Updates               []Update          `json:"updates"`
+	ArtifactProvides      map[string]string `json:"artifact_provides"`
+	ArtifactDepends       map[string]any    `json:"artifact_depends"`
+	ClearsProvides        []string          `json:"clears_artifact_provides,omitempty"`
+	Size                  int64             `json:"size"`
+	Modified              time.Time         `json:"modified"`
+	SHA256                string            `json:"sha256,omitempty"` // Twinkeel: of the whole file, lower-case hex
+	KeyID                 string            `json:"key_id,omitempty"` // Twinkeel: of the trusted key that signed it
+}
+
+// ArtifactInfo is the format of an artifact.
+type ArtifactInfo struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+}
+
+// Update is one payload of an artifact.
+type Update struct {
+	TypeInfo TypeInfo        `json:"type_info"`
+	Files    []UpdateFile    `json:"files"`
+	Metadata json.RawMessage `json:"metadata,omitempty"`
+	MetaData []any           `json:"meta_data"`
+}
+
+// TypeInfo names the payload type.
+type TypeInfo struct {
+	Type string `json:"type"`
+}
+
+// UpdateFile is one file of a payload.
+type UpdateFile struct {
+	Name     string    `json:"name"`
+	Checksum string    `json:"checksum"`
+	Size     int64     `json:"size"`
+	Date     time.Time `json:"date"`
+}
+
+// NewDeployment creates a deployment. Exactly one of Devices, AllDevices, Group and Target chooses the devices.
+type NewDeployment struct {
+	Name              string   `json:"name"`
+	ArtifactName      string   `json:"artifact_name"`
+	Devices           []string `json:"devices,omitempty"`
+	AllDevices        bool     `json:"all_devices,omitempty"`
+	ForceInstallation bool     `json:"force_installation,omitempty"`
+	Retries           int      `json:"retries,omitempty"`
+	Policy            *Policy  `json:"policy,omitempty"` // Twinkeel
+}
+
+// Policy is how a deployment spreads (Twinkeel). The zero value means everything at once and a stop at no number of
+// failures, as Mender does.
+type Policy struct {
+	// Groups limits the targets to these static groups; none means every accepted device.
+	Groups []string `json:"groups,omitempty"`
+	// Phases are released one after the other; none means one phase of 100 %.
+	Phases []Phase `json:"phases,omitempty"`
+	// FailureThreshold is the share of finished devices, in percent of the phase's devices, above which OnFailure
+	// happens. Nil means never; 0 means at the first failure.
+	FailureThreshold *float64 `json:"failure_threshold,omitempty"`
+	// OnFailure is "pause" (the default) or "abort".
+	OnFailure string `json:"on_failure,omitempty"`
+}
+
+// Phase is one step of a rollout: exactly one of Percent, Count and Groups says which devices it releases. Percent and
+// Count are cumulative over all targets.
+type Phase struct {
+	Name             string   `json:"name"`
+	Percent          float64  `json:"percent,omitempty"`
+	Count            int      `json:"count,omitempty"`
+	Groups           []string `json:"groups,omitempty"`
+	SoakSeconds      int64    `json:"soak_seconds,omitempty"`
+	FailureThreshold *float64 `json:"failure_threshold,omitempty"`
+}
+
+// Deployment as the management API shows it. DeviceCount counts the devices that have asked for it, MaxDevices its
+// targets.
+type Deployment struct {
+	ID           string           `json:"id"`
+	Name         string           `json:"name"`
+	ArtifactName string           `json:"artifact_name"`
+	Created      time.Time        `json:"created"`
+	Finished     *time.Time       `json:"finished,omitempty"`
+	Status       string           `json:"status"` // pending, inprogress, finished
+	DeviceCount  int              `json:"device_count"`
+	MaxDevices   int              `json:"max_devices"`
+	Artifacts    []string         `json:"artifacts"`
+	Groups       []string         `json:"groups,omitempty"`
+	Type         string           `json:"type"`
+	Statistics   Statistics       `json:"statistics"`
+	Rollout      *RolloutProgress `json:"rollout,omitempty"` // Twinkeel
+}
+
+// Statistics counts a deployment's devices by status.
+type Statistics struct {
+	Status    map[Status]int `json:"status"`
+	TotalSize int64          `json:"total_size"`
+}
+
+// RolloutProgress is where a deployment with a policy stands (Twinkeel).
+type RolloutProgress struct {
+	Policy      Policy          `json:"policy"`
+	State       string          `json:"state"` // running, soaking, paused, finished, aborted
+	Phase       int             `json:"phase"` // index of the current phase, from 0
+	PauseReason string          `json:"pause_reason,omitempty"`
+	SoakUntil   *time.Time      `json:"soak_until,omitempty"`
+	Phases      []PhaseProgress `json:"phases"`
+}
+
+// PhaseProgress counts one phase's devices.
+type PhaseProgress struct {
+	Name    string `json:"name"`
+	Devices int    `json:"devices"`
+	Done    int    `json:"done"` // success or already installed
+	Failed  int    `json:"failed"`
+	Started bool   `json:"started"`
+}
+
+// DeploymentStatus changes a deployment: "aborted" (Mender), or "paused" and "running" (Twinkeel).
+type DeploymentStatus struct {
+	Status string `json:"status"`
+}
+
+// DeploymentDevice is one device of a deployment.
+type DeploymentDevice struct {
+	ID       string     `json:"id"`
+	Status   Status     `json:"status"`
+	SubState string     `json:"substate,omitempty"`
+	Created  time.Time  `json:"created"`
+	Started  *time.Time `json:"started,omitempty"`
+	Finished *time.Time `json:"finished,omitempty"`
+	Log      bool       `json:"log"`
+	Phase    string     `json:"phase,omitempty"` // Twinkeel
+}
+
+// AuthDevice is a device and the keys it has presented.
+type AuthDevice struct {
+	ID              string            `json:"id"`
+	IdentityData    map[string]string `json:"identity_data"`
+	Status          string            `json:"status"` // pending, accepted, rejected, preauthorized, noauth
+	CreatedTS       time.Time         `json:"created_ts"`
+	UpdatedTS       time.Time         `json:"updated_ts"`
+	CheckInTime     *time.Time        `json:"check_in_time,omitempty"`
+	Decommissioning bool              `json:"decommissioning"`
+	AuthSets        []AuthSet         `json:"auth_sets"`
+}
+
+// AuthSet is one key of a device.
+type AuthSet struct {
+	ID           string            `json:"id"`
+	PubKey       string            `json:"pubkey"`
+	IdentityData map[string]string `json:"identity_data"`
+	Status       string            `json:"status"`
+	TS           time.Time         `json:"ts"`
+	Fingerprint  string            `json:"fingerprint,omitempty"` // Twinkeel: SHA-256 of the key's DER, lower-case hex
+}
+
+// AuthStatus sets the status of an auth set.
+type AuthStatus struct {
+	Status string `json:"status"`
+}
+
+// InventoryDevice is a device with its attributes.
+type InventoryDevice struct {
+	ID         string      `json:"id"`
+	Attributes []Attribute `json:"attributes"`
+	UpdatedTS  time.Time   `json:"updated_ts"`
+}

@@ -1,0 +1,185 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// Plan is what a pipeline would do: plain values, no effects. Actions stand in an order in which they can run.
+type Plan struct {
+	// Dir is the pipeline's directory and OutDir where outputs go; both absolute.
+	Dir    string `json:"-"`
+	OutDir string `json:"-"`
+	// Epoch is the time stamped into outputs (SOURCE_DATE_EPOCH, else 0).
+	Epoch   time.Time `json:"epoch"`
+	Actions []*Action `json:"actions"`
+}
+
+// Kind of an action.
+type Kind string
+
+// The kinds of actions, in the order in which `apply` runs them.
+const (
+	KindArtifact Kind = "artifact" // write a signed .mender file
+	KindImage    Kind = "image"    // write a disk image
+	KindRollout  Kind = "rollout"  // push artifacts and start a deployment
+)
+
+// Action is one thing to make or to start. Exactly one of Artifact, Image and Rollout is set, as Kind says.
+type Action struct {
+	Address   string    `json:"address"`
+	Kind      Kind      `json:"kind"`
+	DependsOn []string  `json:"depends_on,omitempty"` // addresses of other actions
+	Artifact  *Artifact `json:"artifact,omitempty"`
+	Image     *Image    `json:"image,omitempty"`
+	Rollout   *Rollout  `json:"rollout,omitempty"`
+	Range     hcl.Range `json:"-"` // of the block's header
+}
+
+// Secret is a value that must not be shown. It prints and encodes as a fixed text; convert it to string to use it.
+type Secret string
+
+// String hides the value.
+func (s Secret) String() string { return "(sensitive value)" }
+
+// GoString hides the value from %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalJSON hides the value.
+func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
+
+// Artifact is an artifact block, evaluated. Paths are absolute.
+type Artifact struct {
+	Address        string            `json:"address"`
+	Name           string            `json:"name"`
+	Group          string            `json:"group,omitempty"`
+	DeviceTypes    []string          `json:"device_types"` // Mender device type names
+	Payload        Payload           `json:"payload"`
+	Provides       map[string]string `json:"provides,omitempty"` // beside the defaults
+	Depends        map[string]string `json:"depends,omitempty"`
+	ClearsProvides []string          `json:"clears_provides,omitempty"` // nil: the format's defaults
+	Scripts        []string          `json:"scripts,omitempty"`
+	Compression    string            `json:"compression"` // none, gzip, xz, zstd
+	Signer         *Signer           `json:"signer,omitempty"`
+	Path           string            `json:"path"` // of the output
+}
+
+// Payload of an artifact.
+type Payload struct {
+	Type     string          `json:"type"`
+	Files    []string        `json:"files"`
+	MetaData json.RawMessage `json:"meta_data,omitempty"`
+}
+
+// Signer is a signer block.
+type Signer struct {
+	Address    string `json:"address"`
+	Kind       string `json:"kind"`        // file
+	PrivateKey string `json:"private_key"` // path of a PEM file
+	Passphrase Secret `json:"passphrase,omitempty"`
+}
+
+// DeviceType is a device_type block.
+type DeviceType struct {
+	Address      string     `json:"address"`
+	Name         string     `json:"name"` // as the device reports it
+	Compatible   []string   `json:"compatible,omitempty"`
+	Architecture string     `json:"architecture"` // Go's names: amd64, arm64, arm
+	Layout       Layout     `json:"layout"`
+	Bootloader   Bootloader `json:"bootloader"`
+	StorageBase  string     `json:"storage_device"` // /dev/mmcblk0
+}
+
+// Bootloader of a device type.
+type Bootloader struct {
+	Kind            string `json:"kind"`                  // u-boot
+	Environment     string `json:"environment,omitempty"` // name of the layout's reserve
+	EnvironmentSize int64  `json:"environment_size,omitempty"`
+	Redundant       bool   `json:"redundant"`
+}
+
+// Layout is a layout block. Sizes and offsets are bytes; a slots block has become two partitions NAME_a and NAME_b.
+type Layout struct {
+	Address    string      `json:"address"`
+	Table      string      `json:"table"` // gpt
+	Alignment  int64       `json:"alignment"`
+	DiskSize   int64       `json:"disk_size,omitempty"` // 0: as small as fits
+	Reserves   []Reserve   `json:"reserves,omitempty"`
+	Partitions []Partition `json:"partitions"`
+}
+
+// Reserve is an area outside every partition.
+type Reserve struct {
+	Name   string `json:"name"`
+	Offset int64  `json:"offset"`
+	Size   int64  `json:"size"`
+}
+
+// Partition of a layout.
+type Partition struct {
+	Name       string `json:"name"`
+	Size       int64  `json:"size"`
+	Filesystem string `json:"filesystem"` // ext4, vfat, none
+	Label      string `json:"label,omitempty"`
+	Type       string `json:"type,omitempty"` // GUID or a name; empty: from Filesystem and role
+	Mount      string `json:"mount,omitempty"`
+	Bootable   bool   `json:"bootable,omitempty"`
+	Grow       bool   `json:"grow,omitempty"`
+	Slot       string `json:"slot,omitempty"` // "a" or "b"
+	SlotGroup  string `json:"slot_group,omitempty"`
+}
+
+// Image is an image block, evaluated. Artifact is the release that slot A holds.
+type Image struct {
+	Address    string     `json:"address"`
+	Name       string     `json:"name"` // the block's label, with the for_each key
+	DeviceType DeviceType `json:"device_type"`
+	Artifact   *Artifact  `json:"artifact"`
+	Server     *Server    `json:"server,omitempty"` // whose URL the agent polls
+	Fills      []Fill     `json:"fills"`
+	Path       string     `json:"path"` // of the output
+}
+
+// Fill is what goes into a partition of an image: exactly one of File (a file system image, copied as is), Files (paths
+// inside the file system, to absolute paths on the host) and Dir (a tree).
+type Fill struct {
+	Partition string            `json:"partition"` // a slot group's name fills slot A, with Both also slot B
+	File      string            `json:"file,omitempty"`
+	Files     map[string]string `json:"files,omitempty"`
+	Dir       string            `json:"dir,omitempty"`
+	Both      bool              `json:"both,omitempty"`
+	Range     hcl.Range         `json:"-"`
+}
+
+// Server is a server block.
+type Server struct {
+	Address       string `json:"address"`
+	URL           string `json:"url"`
+	Token         Secret `json:"token,omitempty"`
+	CACertificate string `json:"ca_certificate,omitempty"` // path
+}
+
+// Rollout is a rollout block, evaluated. One release: all artifacts have one name.
+type Rollout struct {
+	Address          string      `json:"address"`
+	Name             string      `json:"name"`
+	Server           Server      `json:"server"`
+	Artifacts        []*Artifact `json:"artifacts"`
+	Groups           []string    `json:"groups,omitempty"`
+	Phases           []Phase     `json:"phases"`
+	FailureThreshold float64     `json:"failure_threshold"` // percent
+	OnFailure        string      `json:"on_failure"`        // pause, abort
+	Retries          int         `json:"retries"`
+}
+
+// Phase of a rollout: exactly one of Percent, Count and Groups is set.
+type Phase struct {
+	Name             string        `json:"name"`
+	Percent          float64       `json:"percent,omitempty"`
+	Count            int           `json:"count,omitempty"`
+	Groups           []string      `json:"groups,omitempty"`
+	Soak             time.Duration `json:"soak"`
+	FailureThreshold *float64      `json:"failure_threshold,omitempty"` // percent; nil: the rollout's
+}
