@@ -21,6 +21,9 @@ const (
 	PathDeviceAttributes = "/api/devices/v1/inventory/device/attributes"
 )
 
+// MaxSubState is the number of characters that a substate may have.
+const MaxSubState = 200
+
 // HeaderSignature carries the base64 signature of an authentication request's exact body bytes: RSA PKCS#1 v1.5 with
 // SHA-256, ECDSA P-256 (ASN.1) with SHA-256, or Ed25519 over the body itself.
 const HeaderSignature = "X-MEN-Signature"
@@ -143,6 +146,7 @@ type Attribute struct {
 
 // Error is the body of every answer that is not a success.
 type Error struct {
-	Error     string `json:"error"`
-	RequestID string `json:"request_id,omitempty"`
+	Error     string          `json:"error"`
+	RequestID string          `json:"request_id,omitempty"`
+	Metadata  json.RawMessage `json:"metadata,omitempty"`
 }

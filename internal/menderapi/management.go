@@ -18,7 +18,24 @@ const (
 	PathAuthDevices      = "/api/management/v2/devauth/devices"
 	PathAuthStatus       = "/api/management/v2/devauth/devices/%s/auth/%s/status"
 	PathInventory        = "/api/management/v1/inventory/devices"
+	PathInventoryDevice  = "/api/management/v1/inventory/devices/%s"
+	PathInventoryGroup   = "/api/management/v1/inventory/devices/%s/group"
+	PathGroups           = "/api/management/v1/inventory/groups"
+	PathArtifactDownload = "/api/management/v1/deployments/artifacts/%s/download"
+	PathAuthDevice       = "/api/management/v2/devauth/devices/%s"
+	PathAuthCount        = "/api/management/v2/devauth/devices/count"
+	PathStatistics       = "/api/management/v1/deployments/deployments/%s/statistics"
 )
+
+// HeaderTotalCount carries the number of all items of a list that is answered in pages.
+const HeaderTotalCount = "X-Total-Count"
+
+// ContentTypeJWT is the media type of a bare token.
+const ContentTypeJWT = "application/jwt"
+
+// ErrorArtifactConflict is what a server answers with 409 to an artifact that it cannot tell from another one. Mender's
+// upload action looks for exactly this text and takes it as "already there".
+const ErrorArtifactConflict = "An artifact with the same name has conflicting depends"
 
 // Artifact as the management API lists it. Updates[].MetaData must be absent or a list: with an object mender-cli
 // fails to list anything.
@@ -66,7 +83,8 @@ type UpdateFile struct {
 	Date     time.Time `json:"date"`
 }
 
-// NewDeployment creates a deployment. Exactly one of Devices, AllDevices, Group and Target chooses the devices.
+// NewDeployment creates a deployment. Devices or AllDevices chooses the devices; Policy.Groups alone does so too, and
+// with AllDevices it narrows the choice.
 type NewDeployment struct {
 	Name              string   `json:"name"`
 	ArtifactName      string   `json:"artifact_name"`
@@ -101,6 +119,28 @@ type Phase struct {
 	SoakSeconds      int64    `json:"soak_seconds,omitempty"`
 	FailureThreshold *float64 `json:"failure_threshold,omitempty"`
 }
+
+// States of a rollout (Twinkeel).
+const (
+	RolloutRunning  = "running"
+	RolloutSoaking  = "soaking"
+	RolloutPaused   = "paused"
+	RolloutFinished = "finished"
+	RolloutAborted  = "aborted"
+)
+
+// What a rollout does when a failure threshold is passed (Twinkeel).
+const (
+	OnFailurePause = "pause"
+	OnFailureAbort = "abort"
+)
+
+// Statuses of a deployment as a whole.
+const (
+	DeploymentPending    = "pending"
+	DeploymentInProgress = "inprogress"
+	DeploymentFinished   = "finished"
+)
 
 // Deployment as the management API shows it. DeviceCount counts the devices that have asked for it, MaxDevices its
 // targets.
@@ -159,8 +199,17 @@ type DeploymentDevice struct {
 	Started  *time.Time `json:"started,omitempty"`
 	Finished *time.Time `json:"finished,omitempty"`
 	Log      bool       `json:"log"`
-	Phase    string     `json:"phase,omitempty"` // Twinkeel
+	Phase    string     `json:"phase,omitempty"`   // Twinkeel
+	Attempt  int        `json:"attempt,omitempty"` // Twinkeel: from 1; more than 1 after a retry
 }
+
+// Statuses of a device and of an auth set.
+const (
+	AuthPending  = "pending"
+	AuthAccepted = "accepted"
+	AuthRejected = "rejected"
+	AuthNone     = "noauth"
+)
 
 // AuthDevice is a device and the keys it has presented.
 type AuthDevice struct {
@@ -187,6 +236,46 @@ type AuthSet struct {
 // AuthStatus sets the status of an auth set.
 type AuthStatus struct {
 	Status string `json:"status"`
+}
+
+// Count is the answer of the endpoints that count.
+type Count struct {
+	Count int `json:"count"`
+}
+
+// Group names a device's static group. A nil Group means that it is in none.
+type Group struct {
+	Group *string `json:"group"`
+}
+
+// GroupChange says how many devices a change of a group found and changed.
+type GroupChange struct {
+	Updated int `json:"updated_count"`
+	Matched int `json:"matched_count"`
+}
+
+// NewToken asks for a personal access token. ExpiresIn is in seconds; 0 means never.
+type NewToken struct {
+	Name      string `json:"name"`
+	ExpiresIn int64  `json:"expires_in,omitempty"`
+}
+
+// Token is a personal access token, without the secret.
+type Token struct {
+	ID       string     `json:"id"`
+	Name     string     `json:"name"`
+	Created  time.Time  `json:"created_ts"`
+	Expires  *time.Time `json:"expiration_date,omitempty"`
+	LastUsed *time.Time `json:"last_used,omitempty"`
+}
+
+// User is a person who may use the management API.
+type User struct {
+	ID      string     `json:"id"`
+	Email   string     `json:"email"`
+	Created time.Time  `json:"created_ts"`
+	Updated time.Time  `json:"updated_ts"`
+	Login   *time.Time `json:"login_ts,omitempty"`
 }
 
 // InventoryDevice is a device with its attributes.

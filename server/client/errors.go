@@ -1,0 +1,162 @@
+package client
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+
+	"github.com/twinkeel/twinkeel/internal/menderapi"
+)
+
+// Errors that an *APIError matches with errors.Is, by its status.
+var (
+	ErrUnauthorized = errors.New("not authorized")            // 401
+	ErrNotFound     = errors.New("not found")                 // 404
+	ErrConflict     = errors.New("already there or in use")   // 409
+	ErrUnusable     = errors.New("understood, but not usable") // 422
+)
+
+// APIError is an answer that says no.
+type APIError struct {
+	Method    string
+	URL       string // without query
+	Status    int
+	Message   string // the server's words; may be empty
+	RequestID string // finds the request in the server's log
+}
+
+func newAPIError(req *http.Request, resp *http.Response) *APIError {
+	u := *req.URL
+	u.RawQuery = ""
+	e := &APIError{
+		Method: req.Method, URL: u.Redacted(), Status: resp.StatusCode,
+		RequestID: resp.Header.Get(menderapi.HeaderRequestID),
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrBody))
+	var m menderapi.Error
+	if err == nil && json.Unmarshal(body, &m) == nil {
+		e.Message = m.Error
+		if e.RequestID == "" {
+			e.RequestID = m.RequestID
+		}
+	}
+	if loc := resp.Header.Get("Location"); resp.StatusCode/100 == 3 && loc != "" {
+		e.Message = "redirects to " + redactURL(loc)
+	}
+	return e
+}
+
+func (e *APIError) Error() string {
+	s := fmt.Sprintf("%s %s: the server answered %d %s", e.Method, e.URL, e.Status, http.StatusText(e.Status))
+	if e.Message != "" {
+		s += ": " + e.Message
+	}
+	if e.RequestID != "" {
+		s += " (request " + e.RequestID + ")"
+	}
+	return s
+}
+
+// Is lets errors.Is find the sentinel of the status.
+func (e *APIError) Is(target error) bool {
+	switch target { //nolint:errorlint // sentinels are compared by identity here, as errors.Is itself does
+	case ErrUnauthorized:
+		return e.Status == http.StatusUnauthorized
+	case ErrNotFound:
+		return e.Status == http.StatusNotFound
+	case ErrConflict:
+		return e.Status == http.StatusConflict
+	case ErrUnusable:
+		return e.Status == http.StatusUnprocessableEntity
+	}
+	return false
+}
+
+// Hint says what to do.
+func (e *APIError) Hint() string {
+	switch {
+	case e.Status == http.StatusUnauthorized:
+		return "the token is missing, expired or of another server: make one with `twinkeel server token` and set the server's token"
+	case e.Status == http.StatusForbidden:
+		return "this token may not do that; use one with more rights"
+	case e.Status == http.StatusNotFound && e.Message == "":
+		return "is this the URL of an update server? see the server block's url"
+	case e.Status == http.StatusConflict && e.Message == menderapi.ErrorArtifactConflict:
+		return "the server has an artifact of this name for the same devices; give the release a new name, or delete the old one"
+	case e.Status == http.StatusRequestEntityTooLarge:
+		return "raise the server's artifact size limit"
+	case e.Status/100 == 3:
+		return "set the server's url to the place that it redirects to"
+	case e.Status == http.StatusTooManyRequests:
+		return "wait a minute and try again"
+	case e.Status >= 500:
+		return "the server's log has the reason under this request id"
+	}
+	return ""
+}
+
+// ConnectError says that there was no answer.
+type ConnectError struct {
+	Server string
+	err    error
+}
+
+func (e *ConnectError) Error() string { return fmt.Sprintf("no answer from %s: %v", e.Server, e.err) }
+
+// Unwrap returns the network's error.
+func (e *ConnectError) Unwrap() error { return e.err }
+
+// Hint says what to do.
+func (e *ConnectError) Hint() string {
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var record tls.RecordHeaderError
+	var dns *net.DNSError
+	switch {
+	case errors.Is(e.err, syscall.ECONNREFUSED):
+		return "is the server running? `twinkeel server run` starts one"
+	case errors.As(e.err, &unknown):
+		return "set ca_certificate to the certificate that signed the server's"
+	case errors.As(e.err, &host):
+		return "the server's certificate is for another name; check the url"
+	case errors.As(e.err, &record):
+		return "the server does not speak TLS on this port; check the url's scheme and port"
+	case errors.As(e.err, &dns):
+		return "check the host name in the server's url"
+	}
+	return ""
+}
+
+// temporary says that a repetition may help.
+func temporary(err error) bool {
+	var api *APIError
+	if errors.As(err, &api) {
+		switch api.Status {
+		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			return true
+		}
+		return false
+	}
+	var conn *ConnectError
+	if !errors.As(err, &conn) {
+		return false
+	}
+	var cert *tls.CertificateVerificationError
+	return !errors.As(conn.err, &cert) && !errors.Is(conn.err, syscall.ECONNREFUSED)
+}
+
+// withoutURL takes off the wrapper that repeats method and URL, which our own errors say already.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
