@@ -1,0 +1,210 @@
+package signing
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+
+	"github.com/twinkeel/twinkeel/signing/verify"
+)
+
+// KeyError is a private key, or its file, that cannot be used.
+type KeyError struct {
+	Path   string
+	Reason string
+	Advice string // what to do, may be ""
+	Err    error  // may be nil
+}
+
+func (e *KeyError) Error() string { return fmt.Sprintf("private key %s: %s", e.Path, e.Reason) }
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// Hint is what the person can do about it.
+func (e *KeyError) Hint() string { return e.Advice }
+
+// ErrPassphrase is wrapped when a key is encrypted and the passphrase is missing or wrong.
+var ErrPassphrase = errors.New("missing or wrong passphrase")
+
+const maxKeyFile = 64 << 10
+
+// LoadFile reads a private key in PEM form: PKCS #8 (plain or encrypted), PKCS #1 or SEC 1 (plain, or encrypted in
+// OpenSSL's old way). Passphrase is called only for an encrypted key and may be nil. A file that others may read is refused.
+func LoadFile(path string, passphrase func() ([]byte, error)) (Signer, error) {
+	data, err := readPrivateFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(data)
+	private, err := parsePrivate(data, passphrase)
+	if err != nil {
+		var ke *KeyError
+		if errors.As(err, &ke) {
+			ke.Path = path
+			return nil, ke
+		}
+		return nil, &KeyError{Path: path, Reason: err.Error(), Err: err}
+	}
+	signer, err := newKeySigner(private)
+	if err != nil {
+		var ve *verify.KeyError
+		if errors.As(err, &ve) {
+			return nil, &KeyError{Path: path, Reason: ve.Reason, Advice: "make a suitable key with: twinkeel keys generate FILE", Err: err}
+		}
+		return nil, err
+	}
+	return signer, nil
+}
+
+func readPrivateFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		e := &KeyError{Path: path, Err: err}
+		var pe *fs.PathError
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			e.Reason, e.Advice = "the file does not exist", "make a key with: twinkeel keys generate "+path
+		case errors.Is(err, fs.ErrPermission):
+			e.Reason = "the file may not be read by this user"
+		case errors.As(err, &pe):
+			e.Reason = pe.Err.Error()
+		default:
+			e.Reason = "the file cannot be opened"
+		}
+		return nil, e
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, &KeyError{Path: path, Reason: "the file cannot be examined", Err: err}
+	}
+	if info.IsDir() {
+		return nil, &KeyError{Path: path, Reason: "it is a directory"}
+	}
+	// A pipe, such as bash's <(…), has no permissions that mean something.
+	if mode := info.Mode(); mode.IsRegular() && runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 {
+		return nil, &KeyError{
+			Path:   path,
+			Reason: fmt.Sprintf("other users may read or change the file (its mode is %04o)", mode.Perm()),
+			Advice: "chmod 600 " + path,
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	if err != nil {
+		return nil, &KeyError{Path: path, Reason: "the file cannot be read", Err: err}
+	}
+	if len(data) > maxKeyFile {
+		return nil, &KeyError{Path: path, Reason: fmt.Sprintf("the file is larger than %d KiB, which no key is", maxKeyFile>>10)}
+	}
+	return data, nil
+}
+
+// parsePrivate finds the one private key in a PEM file. Other blocks before it, such as "EC PARAMETERS", which openssl
+// writes, are passed over.
+func parsePrivate(data []byte, passphrase func() ([]byte, error)) (crypto.Signer, error) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, &KeyError{Reason: "the file is empty"}
+	}
+	other := ""
+	for rest := data; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		key, err := parsePrivateBlock(block, passphrase)
+		if errors.Is(err, errNotPrivate) {
+			other = block.Type
+			continue
+		}
+		return key, err
+	}
+	switch other {
+	case "":
+		return nil, &KeyError{Reason: "the file holds no key in PEM form"}
+	case "PUBLIC KEY", "RSA PUBLIC KEY":
+		return nil, &KeyError{Reason: "the file holds a public key; the private one is needed to sign"}
+	}
+	return nil, &KeyError{Reason: fmt.Sprintf("the file holds a PEM block %q, but no private key that can be read here", other)}
+}
+
+var errNotPrivate = errors.New("not a private key")
+
+func parsePrivateBlock(block *pem.Block, passphrase func() ([]byte, error)) (crypto.Signer, error) {
+	der := block.Bytes
+	kind := block.Type
+	var err error
+	switch {
+	case kind == "ENCRYPTED PRIVATE KEY":
+		if der, err = withPassphrase(passphrase, func(p []byte) ([]byte, error) { return decryptPKCS8(block.Bytes, p) }); err != nil {
+			return nil, err
+		}
+		kind = "PRIVATE KEY"
+	case x509.IsEncryptedPEMBlock(block): //nolint:staticcheck // insecure, but keys made by older versions of openssl have it
+		if der, err = withPassphrase(passphrase, func(p []byte) ([]byte, error) {
+			der, err := x509.DecryptPEMBlock(block, p) //nolint:staticcheck // as above
+			if err != nil {
+				return nil, ErrPassphrase
+			}
+			return der, nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	var key any
+	switch kind {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(der)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(der)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(der)
+	default:
+		return nil, errNotPrivate
+	}
+	if err != nil {
+		if block.Type != kind || len(block.Headers) > 0 { // it was encrypted: rubbish means the wrong passphrase
+			return nil, wrongPassphrase()
+		}
+		// The cause stays out: parsers may quote parts of what they read.
+		return nil, &KeyError{Reason: "the key is damaged, or weaker than is accepted"}
+	}
+	switch k := key.(type) {
+	case *rsa.PrivateKey:
+		return k, nil
+	case *ecdsa.PrivateKey:
+		return k, nil
+	case ed25519.PrivateKey:
+		return k, nil
+	}
+	return nil, &KeyError{Reason: "the key is of a kind that cannot sign: Mender clients verify only RSA and ECDSA P-256"}
+}
+
+func withPassphrase(passphrase func() ([]byte, error), decrypt func([]byte) ([]byte, error)) ([]byte, error) {
+	if passphrase == nil {
+		return nil, &KeyError{Reason: "the key is encrypted and no passphrase is given", Err: ErrPassphrase}
+	}
+	p, err := passphrase()
+	if err != nil {
+		return nil, &KeyError{Reason: "the key is encrypted and the passphrase could not be read: " + err.Error(), Err: err}
+	}
+	defer clear(p)
+	der, err := decrypt(p)
+	if errors.Is(err, ErrPassphrase) {
+		return nil, wrongPassphrase()
+	}
+	return der, err
+}
+
+func wrongPassphrase() error {
+	return &KeyError{Reason: "the passphrase is wrong", Err: ErrPassphrase}
+}

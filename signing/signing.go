@@ -1,0 +1,98 @@
+// Package signing makes keys and signatures on the build host, in exactly the forms that Mender clients verify: RSA
+// (PKCS #1 v1.5, SHA-256) and ECDSA on P-256 (r and s as 32 bytes each, SHA-256). Its counterpart on devices and servers is
+// signing/verify.
+//
+// Signing is reproducible: RSA signatures of this kind always are, and ECDSA signatures take their nonce from the key
+// and the message (RFC 6979), so the same artifact signed twice has the same bytes.
+//
+// No error and no value of this package that prints contains a private key or a passphrase.
+package signing
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+
+	"github.com/twinkeel/twinkeel/signing/verify"
+)
+
+// Signer signs messages with one private key, wherever that is kept.
+type Signer interface {
+	// Sign returns the signature in Mender's form.
+	Sign(ctx context.Context, message []byte) ([]byte, error)
+	// SignatureSize is the exact size in bytes of every signature: 64 for P-256, the size of the modulus for RSA.
+	SignatureSize() int
+	// Public is the public key that verifies the signatures.
+	Public() crypto.PublicKey
+	// KeyID identifies the public key as signing/verify does.
+	KeyID() string
+}
+
+// p256Size is the size of r and of s.
+const p256Size = 32
+
+// keySigner signs with a private key in memory. It has no exported field and its String says only which key it is, so that
+// printing it by mistake gives nothing away.
+type keySigner struct {
+	private crypto.Signer
+	key     verify.Key
+}
+
+func newKeySigner(private crypto.Signer) (*keySigner, error) {
+	key, err := verify.NewKey(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	return &keySigner{private: private, key: key}, nil
+}
+
+func (s *keySigner) Public() crypto.PublicKey { return s.key.Public }
+func (s *keySigner) KeyID() string            { return s.key.ID }
+func (s *keySigner) String() string           { return s.key.Algorithm + " key " + s.key.ID }
+func (s *keySigner) GoString() string         { return s.String() }
+
+func (s *keySigner) SignatureSize() int {
+	if k, ok := s.key.Public.(*rsa.PublicKey); ok {
+		return k.Size()
+	}
+	return 2 * p256Size
+}
+
+func (s *keySigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	digest := sha256.Sum256(message)
+	switch k := s.private.(type) {
+	case *rsa.PrivateKey:
+		return rsa.SignPKCS1v15(rand.Reader, k, crypto.SHA256, digest[:])
+	case *ecdsa.PrivateKey:
+		// Without a source of randomness the nonce is derived as RFC 6979 says.
+		der, err := k.Sign(nil, digest[:], crypto.SHA256)
+		if err != nil {
+			return nil, fmt.Errorf("signing with the P-256 key: %w", err)
+		}
+		return rawP256(der)
+	}
+	return nil, fmt.Errorf("cannot sign with %s", s)
+}
+
+// rawP256 turns the ASN.1 form of an ECDSA signature into Mender's.
+func rawP256(der []byte) ([]byte, error) {
+	var sig struct{ R, S *big.Int }
+	rest, err := asn1.Unmarshal(der, &sig)
+	if err != nil || len(rest) > 0 || sig.R.Sign() <= 0 || sig.S.Sign() <= 0 ||
+		sig.R.BitLen() > 8*p256Size || sig.S.BitLen() > 8*p256Size {
+		return nil, fmt.Errorf("the signature is not one of ECDSA P-256")
+	}
+	raw := make([]byte, 2*p256Size)
+	sig.R.FillBytes(raw[:p256Size])
+	sig.S.FillBytes(raw[p256Size:])
+	return raw, nil
+}
