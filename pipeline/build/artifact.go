@@ -1,0 +1,123 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/twinkeel/twinkeel/artifactfmt"
+	"github.com/twinkeel/twinkeel/internal/durable"
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// maxScript bounds a state script. They are shell scripts; a megabyte is a mistake.
+const maxScript = 1 << 20
+
+func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress func(done, total int64)) (*Output, error) {
+	spec := &artifactfmt.Artifact{
+		Name:           a.Name,
+		Group:          a.Group,
+		DeviceTypes:    a.DeviceTypes,
+		PayloadType:    a.Payload.Type,
+		Provides:       a.Provides,
+		Depends:        a.Depends,
+		ClearsProvides: a.ClearsProvides,
+		MetaData:       a.Payload.MetaData,
+		Compression:    artifactfmt.Compression(a.Compression),
+		Epoch:          r.plan.Epoch,
+		Progress:       progress,
+	}
+	if a.Signer != nil {
+		signer, err := OpenSigner(a.Signer)
+		if err != nil {
+			return nil, err
+		}
+		spec.Signer = signer
+	}
+	for _, path := range a.Payload.Files {
+		file, err := inputFile(path)
+		if err != nil {
+			return nil, err
+		}
+		spec.Files = append(spec.Files, file)
+	}
+	for _, path := range a.Scripts {
+		content, err := readLimited(path, maxScript)
+		if err != nil {
+			return nil, err
+		}
+		spec.Scripts = append(spec.Scripts, artifactfmt.Script{Name: filepath.Base(path), Content: content})
+	}
+	info, err := r.writeArtifact(ctx, a.Path, spec)
+	if err != nil {
+		return nil, err
+	}
+	out, err := r.output(ctx, pipeline.KindArtifact, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	out.ArtifactName, out.DeviceTypes, out.SignerKeyID = info.Name, info.DeviceTypes, info.KeyID
+	return out, nil
+}
+
+func (r *runner) writeArtifact(ctx context.Context, path string, spec *artifactfmt.Artifact) (*artifactfmt.Info, error) {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := durable.Create(path, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Abort()
+	info, err := artifactfmt.Write(ctx, f, spec)
+	if err != nil {
+		return nil, fmt.Errorf("writing %s: %w", relativeTo(r.plan.Dir, path), err)
+	}
+	if err := f.Commit(); err != nil {
+		return nil, err
+	}
+	return info, nil
+}
+
+// output describes a file that was just made.
+func (r *runner) output(ctx context.Context, kind pipeline.Kind, path string) (*Output, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := r.digests.file(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Output{Kind: string(kind), Path: relativeTo(r.plan.Dir, path), Size: info.Size(), SHA256: digest}, nil
+}
+
+func inputFile(path string) (artifactfmt.InputFile, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return artifactfmt.InputFile{}, err
+	}
+	return artifactfmt.InputFile{
+		Name: filepath.Base(path),
+		Size: info.Size(),
+		Open: func() (io.ReadCloser, error) { return os.Open(path) },
+	}, nil
+}
+
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return content, nil
+}

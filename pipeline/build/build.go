@@ -1,0 +1,184 @@
+// Package build runs plans: it decides which actions have something to do, makes artifacts and images, and starts
+// rollouts. It is the only part of the pipeline with effects and the only one that knows the rooms that do the work.
+//
+// The way of a build:
+//
+//	plan --Decide--> steps, each with its key and the reasons to run --Run--> files in out/ and out/twinkeel.json
+//
+// A step's key is the digest of everything that its output depends on: the evaluated attributes, the content of each
+// input, the identity of the signing key and the version of the code that makes it. The record out/twinkeel.json holds
+// the key of each output; an output whose key is unchanged and whose file is untouched is not made again. Outputs
+// appear whole or not at all, and the record is written after the outputs it names: an interrupted build leaves outputs
+// that the next one makes again, never a record of something that isn't there.
+package build
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// Options of a run.
+type Options struct {
+	// Parallelism is how many actions run at once; 0 means one per core.
+	Parallelism int
+	// Events hears what happens, from several goroutines at once; nil is allowed.
+	Events func(Event)
+}
+
+// Event is a piece of news about one action.
+type Event struct {
+	Address string
+	State   State
+	Doing   string        // what is being done: "writing", "uploading"
+	Done    int64         // bytes, with StateProgress
+	Total   int64         // bytes; -1 when unknown
+	Took    time.Duration // with StateDone
+	Detail  string        // with StateDone: what came of it
+	Err     error         // with StateFailed
+}
+
+// State of an action in a run.
+type State int
+
+// The states.
+const (
+	StateStarted State = iota
+	StateProgress
+	StateDone
+	StateCached
+	StateFailed
+)
+
+// Run does the steps that make files, each when those it depends on are done, and records the outputs. Steps that are
+// up to date are reported as cached. After a failure no new step starts, those under way are cancelled, and what was
+// finished before stays recorded.
+func Run(ctx context.Context, steps []*Step, plan *pipeline.Plan, o Options) (*Record, error) {
+	if o.Events == nil {
+		o.Events = func(Event) {}
+	}
+	if o.Parallelism <= 0 {
+		o.Parallelism = runtime.NumCPU()
+	}
+	record, err := ReadRecord(plan.OutDir)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{plan: plan, record: record, digests: openDigests(plan.Dir), events: o.Events}
+	runErr := r.run(ctx, steps, o.Parallelism)
+	r.digests.save()
+	return r.record, runErr
+}
+
+type runner struct {
+	plan    *pipeline.Plan
+	digests *digests
+	events  func(Event)
+
+	mu     sync.Mutex // guards record and its file
+	record *Record
+}
+
+func (r *runner) run(ctx context.Context, steps []*Step, parallelism int) error {
+	finished := make(map[string]chan struct{}, len(steps))
+	for _, s := range steps {
+		finished[s.Action.Address] = make(chan struct{})
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	slots := make(chan struct{}, parallelism)
+	for _, s := range steps {
+		group.Go(func() error {
+			for _, address := range s.Action.DependsOn {
+				done, inRun := finished[address]
+				if !inRun {
+					continue
+				}
+				select {
+				case <-done:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err := r.step(ctx, s); err != nil {
+				return err
+			}
+			close(finished[s.Action.Address])
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (r *runner) step(ctx context.Context, s *Step) error {
+	address := s.Action.Address
+	if s.Verb == VerbCached {
+		r.events(Event{Address: address, State: StateCached})
+		return nil
+	}
+	start := time.Now()
+	r.events(Event{Address: address, State: StateStarted, Total: -1})
+	out, err := r.make(ctx, s)
+	if err == nil {
+		err = r.remember(address, out)
+	}
+	if err != nil {
+		err = &ActionError{Address: address, Err: err}
+		r.events(Event{Address: address, State: StateFailed, Err: err})
+		return err
+	}
+	r.events(Event{Address: address, State: StateDone, Took: time.Since(start), Done: out.Size, Detail: out.Path})
+	return nil
+}
+
+func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
+	progress := func(done, total int64) {
+		r.events(Event{Address: s.Action.Address, State: StateProgress, Doing: "writing", Done: done, Total: total})
+	}
+	var (
+		out *Output
+		err error
+	)
+	switch s.Action.Kind {
+	case pipeline.KindArtifact:
+		out, err = r.artifact(ctx, s.Action.Artifact, progress)
+	case pipeline.KindImage:
+		out, err = r.image(ctx, s.Action.Image, progress)
+	default:
+		return nil, fmt.Errorf("a %s is not built; it is started", s.Action.Kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.Key, out.Attributes, out.Inputs = s.Key, s.attributes, s.inputs
+	return out, nil
+}
+
+func (r *runner) remember(address string, out *Output) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.record.Outputs[address] = out
+	return r.record.write(r.plan.OutDir)
+}
+
+// ActionError says which block of the pipeline an error belongs to.
+type ActionError struct {
+	Address string
+	Err     error
+}
+
+func (e *ActionError) Error() string { return e.Address + ": " + e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *ActionError) Unwrap() error { return e.Err }

@@ -1,0 +1,349 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// Verb is what a step will do.
+type Verb string
+
+// The verbs.
+const (
+	VerbBuild   Verb = "build"   // make it for the first time
+	VerbRebuild Verb = "rebuild" // make it again
+	VerbCached  Verb = "cached"  // nothing: it is up to date
+	VerbStart   Verb = "start"   // start a rollout; the server knows whether it runs already
+)
+
+// Reason says why a step runs, as a code for programs and a text for people.
+type Reason struct {
+	Code   string `json:"code"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// The reason codes.
+const (
+	ReasonNeverBuilt       = "never_built"
+	ReasonForced           = "forced"
+	ReasonInputChanged     = "input_changed"
+	ReasonAttributeChanged = "attribute_changed"
+	ReasonKeyChanged       = "key_changed"
+	ReasonToolChanged      = "tool_changed"
+	ReasonDependency       = "dependency_rebuilt"
+	ReasonOutputMissing    = "output_missing"
+	ReasonOutputModified   = "output_modified"
+)
+
+// Step is an action with what is to be done about it.
+type Step struct {
+	Action  *pipeline.Action `json:"action"`
+	Verb    Verb             `json:"verb"`
+	Reasons []Reason         `json:"reasons,omitempty"`
+	Key     string           `json:"key,omitempty"`
+
+	attributes map[string]string // what the key was made of, for the next build's reasons
+	inputs     map[string]string
+}
+
+// Decide says for each action of the plan whether it has something to do, and why. It reads inputs (through a memo of
+// digests that trusts an unchanged inode, size and time), the record of the last build and public keys; it writes
+// nothing but that memo. With force everything is made again.
+func Decide(ctx context.Context, plan *pipeline.Plan, force bool) ([]*Step, error) {
+	record, err := ReadRecord(plan.OutDir)
+	if err != nil {
+		return nil, err
+	}
+	d := &decider{plan: plan, record: record, digests: openDigests(plan.Dir), force: force, steps: map[string]*Step{}}
+	defer d.digests.save()
+	steps := make([]*Step, 0, len(plan.Actions))
+	for _, a := range plan.Actions {
+		s, err := d.decide(ctx, a)
+		if err != nil {
+			return nil, &ActionError{Address: a.Address, Err: err}
+		}
+		d.steps[a.Address] = s
+		steps = append(steps, s)
+	}
+	return steps, nil
+}
+
+type decider struct {
+	plan    *pipeline.Plan
+	record  *Record
+	digests *digests
+	force   bool
+	steps   map[string]*Step
+}
+
+func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error) {
+	if a.Kind == pipeline.KindRollout {
+		return &Step{Action: a, Verb: VerbStart}, nil
+	}
+	s := &Step{Action: a}
+	var err error
+	var path string
+	switch a.Kind {
+	case pipeline.KindArtifact:
+		path = a.Artifact.Path
+		err = d.describeArtifact(ctx, s, a.Artifact)
+	case pipeline.KindImage:
+		path = a.Image.Path
+		err = d.describeImage(ctx, s, a.Image)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.attributes["implementation"] = fmt.Sprintf("%s/%d", a.Kind, implementation[a.Kind])
+	s.attributes["epoch"] = fmt.Sprint(d.plan.Epoch.Unix())
+	s.Key = key(a.Kind, s.attributes, s.inputs)
+
+	last := d.record.Outputs[a.Address]
+	if last == nil {
+		s.Verb, s.Reasons = VerbBuild, []Reason{{Code: ReasonNeverBuilt, Detail: "never built"}}
+		return s, nil
+	}
+	s.Reasons = append(s.Reasons, d.changes(s, last)...)
+	if len(s.Reasons) == 0 {
+		r, err := d.outputChanged(ctx, path, last)
+		if err != nil {
+			return nil, err
+		}
+		s.Reasons = append(s.Reasons, r...)
+	}
+	if len(s.Reasons) == 0 && d.force {
+		s.Reasons = []Reason{{Code: ReasonForced, Detail: "--force"}}
+	}
+	s.Verb = VerbCached
+	if len(s.Reasons) > 0 {
+		s.Verb = VerbRebuild
+	}
+	return s, nil
+}
+
+// implementation rises when the bytes that an action makes from the same inputs change.
+var implementation = map[pipeline.Kind]int{pipeline.KindArtifact: 1, pipeline.KindImage: 1}
+
+func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Artifact) error {
+	s.attributes = attributes(map[string]any{
+		"name": a.Name, "group": a.Group, "device_types": a.DeviceTypes, "payload": a.Payload.Type,
+		"meta_data": a.Payload.MetaData, "provides": a.Provides, "depends": a.Depends,
+		"clears_provides": a.ClearsProvides, "compress": a.Compression, "path": d.relative(a.Path),
+	})
+	s.inputs = map[string]string{}
+	for i, f := range a.Payload.Files {
+		if err := d.input(ctx, s, fmt.Sprintf("payload file %s", fileRole(i, f)), f); err != nil {
+			return err
+		}
+	}
+	for i, f := range a.Scripts {
+		if err := d.input(ctx, s, fmt.Sprintf("script %s", fileRole(i, f)), f); err != nil {
+			return err
+		}
+	}
+	if a.Signer != nil {
+		id, err := signerKeyID(a.Signer)
+		if err != nil {
+			return err
+		}
+		s.attributes[attributeSigner] = id
+	}
+	return nil
+}
+
+func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image) error {
+	device := im.DeviceType
+	device.Address, device.Layout.Address = "", ""
+	s.attributes = attributes(map[string]any{
+		"name": im.Name, "device_type": device, "path": d.relative(im.Path),
+	})
+	if im.Server != nil {
+		s.attributes["server"] = im.Server.URL
+	}
+	s.inputs = map[string]string{}
+	for _, f := range im.Fills {
+		s.attributes["fill "+f.Partition] = fmt.Sprintf("both=%t", f.Both)
+		if f.File != "" {
+			if err := d.input(ctx, s, "file of "+f.Partition, f.File); err != nil {
+				return err
+			}
+		}
+		for _, inside := range sortedKeys(f.Files) {
+			if err := d.input(ctx, s, inside+" of "+f.Partition, f.Files[inside]); err != nil {
+				return err
+			}
+		}
+		if f.Dir != "" {
+			digest, err := d.digests.tree(ctx, f.Dir)
+			if err != nil {
+				return err
+			}
+			s.inputs["directory of "+f.Partition] = digest
+		}
+	}
+	if im.Artifact != nil {
+		step := d.steps[im.Artifact.Address]
+		if step == nil { // not part of this plan's targets: described by itself
+			step = &Step{}
+			if err := d.describeArtifact(ctx, step, im.Artifact); err != nil {
+				return err
+			}
+			step.Key = key(pipeline.KindArtifact, step.attributes, step.inputs)
+		}
+		s.inputs[inputArtifact] = step.Key
+	}
+	return nil
+}
+
+const (
+	attributeSigner = "signer's key"
+	inputArtifact   = "artifact"
+)
+
+// changes compares what a step depends on now with what its last output was made of.
+func (d *decider) changes(s *Step, last *Output) []Reason {
+	if s.Key == last.Key {
+		return nil
+	}
+	var reasons []Reason
+	for _, name := range unionKeys(s.attributes, last.Attributes) {
+		now, then := s.attributes[name], last.Attributes[name]
+		if now == then {
+			continue
+		}
+		switch name {
+		case attributeSigner:
+			reasons = append(reasons, Reason{ReasonKeyChanged, fmt.Sprintf("signing key changed: %s -> %s", short(then), short(now))})
+		case "implementation":
+			reasons = append(reasons, Reason{ReasonToolChanged, "this version of twinkeel writes it differently"})
+		default:
+			reasons = append(reasons, Reason{ReasonAttributeChanged, fmt.Sprintf("%s changed: %s -> %s", name, cut(then), cut(now))})
+		}
+	}
+	for _, role := range unionKeys(s.inputs, last.Inputs) {
+		now, then := s.inputs[role], last.Inputs[role]
+		switch {
+		case now == then:
+		case role == inputArtifact:
+			reasons = append(reasons, Reason{ReasonDependency, "its artifact changed"})
+		case then == "":
+			reasons = append(reasons, Reason{ReasonInputChanged, role + " is new"})
+		case now == "":
+			reasons = append(reasons, Reason{ReasonInputChanged, role + " is gone"})
+		default:
+			reasons = append(reasons, Reason{ReasonInputChanged, fmt.Sprintf("%s changed: sha256 %s -> %s", role, short(then), short(now))})
+		}
+	}
+	if len(reasons) == 0 { // a record of another version, which named less
+		reasons = append(reasons, Reason{ReasonToolChanged, "the last build was recorded differently"})
+	}
+	return reasons
+}
+
+func (d *decider) outputChanged(ctx context.Context, path string, last *Output) ([]Reason, error) {
+	info, err := os.Stat(path)
+	if os.IsNotExist(err) {
+		return []Reason{{ReasonOutputMissing, "its output is gone"}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() != last.Size {
+		return []Reason{{ReasonOutputModified, fmt.Sprintf("its output was modified (size %d -> %d)", last.Size, info.Size())}}, nil
+	}
+	digest, err := d.digests.file(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if digest != last.SHA256 {
+		return []Reason{{ReasonOutputModified, "its output was modified"}}, nil
+	}
+	return nil, nil
+}
+
+func (d *decider) input(ctx context.Context, s *Step, role, path string) error {
+	digest, err := d.digests.file(ctx, path)
+	if err != nil {
+		return err
+	}
+	s.inputs[role] = digest
+	return nil
+}
+
+func (d *decider) relative(path string) string { return relativeTo(d.plan.Dir, path) }
+
+// key digests what an output depends on. JSON objects are written with sorted keys, so the text is canonical.
+func key(kind pipeline.Kind, attributes, inputs map[string]string) string {
+	text, err := json.Marshal(struct {
+		Version    int               `json:"v"`
+		Kind       pipeline.Kind     `json:"op"`
+		Attributes map[string]string `json:"attributes"`
+		Inputs     map[string]string `json:"inputs"`
+	}{1, kind, attributes, inputs})
+	if err != nil {
+		panic(err) // maps of strings always encode
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// attributes turns values into comparable texts, leaving out what is empty.
+func attributes(values map[string]any) map[string]string {
+	texts := make(map[string]string, len(values))
+	for name, v := range values {
+		text, err := json.Marshal(v)
+		if err != nil {
+			panic(err) // plan values are plain and always encode
+		}
+		switch string(text) {
+		case "null", `""`, "{}", "[]":
+			continue
+		}
+		texts[name] = string(text)
+	}
+	return texts
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func unionKeys(a, b map[string]string) []string {
+	keys := append(sortedKeys(a), sortedKeys(b)...)
+	sort.Strings(keys)
+	return slices.Compact(keys)
+}
+
+func short(digest string) string {
+	if len(digest) > 12 {
+		return digest[:12]
+	}
+	if digest == "" {
+		return "none"
+	}
+	return digest
+}
+
+func cut(text string) string {
+	const limit = 60
+	if text == "" {
+		return "none"
+	}
+	if len(text) > limit {
+		return text[:limit] + "…"
+	}
+	return text
+}

@@ -1,0 +1,170 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/twinkeel/twinkeel/internal/durable"
+)
+
+// racyWindow is how old a file's last change must be for its digest to be remembered: a change within the same tick
+// of the file system's clock would go unnoticed (Git's "racy" rule).
+const racyWindow = 2 * time.Second
+
+// digests remembers the SHA-256 of files by what changes when their content does: device, inode, size, modification
+// and change time. It is a memo only; losing it costs time.
+type digests struct {
+	path string
+
+	mu      sync.Mutex
+	known   map[string]string
+	used    map[string]string // what this run saw: only that is kept
+	changed bool
+}
+
+func openDigests(dir string) *digests {
+	d := &digests{
+		path:  filepath.Join(dir, ".twinkeel", "cache", "digests.json"),
+		known: map[string]string{}, used: map[string]string{},
+	}
+	if text, err := os.ReadFile(d.path); err == nil {
+		if json.Unmarshal(text, &d.known) != nil {
+			d.known = map[string]string{} // damaged: a miss
+		}
+	}
+	return d
+}
+
+// save keeps the memo for the next run. Failing to is no failure of the build.
+func (d *digests) save() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.changed {
+		return
+	}
+	d.changed = false
+	text, err := json.Marshal(d.used)
+	if err != nil {
+		return
+	}
+	if durable.MkdirAll(filepath.Dir(d.path), 0o755) == nil {
+		_ = durable.WriteFile(d.path, text, 0o644)
+	}
+}
+
+// file returns the SHA-256 of a file as lower-case hex.
+func (d *digests) file(ctx context.Context, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", path)
+	}
+	id := identity(path, info)
+	d.mu.Lock()
+	digest, hit := d.known[id]
+	d.mu.Unlock()
+	if !hit {
+		hash := sha256.New()
+		if _, err := io.Copy(hash, &contextReader{ctx, f}); err != nil {
+			return "", fmt.Errorf("reading %s: %w", path, err)
+		}
+		digest = hex.EncodeToString(hash.Sum(nil))
+		if time.Since(info.ModTime()) < racyWindow {
+			return digest, nil
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known[id], d.used[id] = digest, digest
+	d.changed = d.changed || !hit
+	return digest, nil
+}
+
+// tree digests the names, modes and contents below dir.
+func (d *digests) tree(ctx context.Context, dir string) (string, error) {
+	hash := sha256.New()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		content := ""
+		switch {
+		case e.Type().IsRegular():
+			content, err = d.file(ctx, path)
+		case e.Type() == fs.ModeSymlink:
+			content, err = os.Readlink(path)
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(hash, "%q %s %q\n", rel, info.Mode(), content)
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+func identity(path string, info fs.FileInfo) string {
+	id := path + "|" + strconv.FormatInt(info.Size(), 10) + "|" + strconv.FormatInt(info.ModTime().UnixNano(), 10)
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		//nolint:unconvert // the fields have other types on other architectures
+		id += fmt.Sprintf("|%d|%d|%d.%d", uint64(st.Dev), uint64(st.Ino), int64(st.Ctim.Sec), int64(st.Ctim.Nsec))
+	}
+	return id
+}
+
+// contextReader ends a long read when the context is done.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+func relativeTo(dir, path string) string {
+	if rel, err := filepath.Rel(dir, path); err == nil {
+		return filepath.ToSlash(rel)
+	}
+	return path
+}
+
+// fileRole names an input by its place and its name: a payload file's name is in the artifact.
+func fileRole(i int, path string) string {
+	return fmt.Sprintf("%d (%s)", i+1, filepath.Base(path))
+}

@@ -1,0 +1,238 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+
+	"github.com/twinkeel/twinkeel/imaging"
+	"github.com/twinkeel/twinkeel/internal/bootenv"
+	"github.com/twinkeel/twinkeel/internal/durable"
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// dataMount is where the data partition is mounted on a device; what the agent keeps is below it.
+const dataMount = "/data"
+
+// Layout turns a layout block into imaging's.
+func Layout(l *pipeline.Layout) *imaging.Layout {
+	out := &imaging.Layout{Table: l.Table, Alignment: l.Alignment, DiskSize: l.DiskSize}
+	for _, r := range l.Reserves {
+		out.Reserves = append(out.Reserves, imaging.Reserve{Name: r.Name, Offset: r.Offset, Size: r.Size})
+	}
+	for _, p := range l.Partitions {
+		out.Partitions = append(out.Partitions, imaging.Partition{
+			Name: p.Name, Size: p.Size, Filesystem: p.Filesystem, Label: p.Label, Type: p.Type,
+			Bootable: p.Bootable, Grow: p.Grow, Slot: p.Slot,
+		})
+	}
+	return out
+}
+
+// ImageMap resolves where everything in an image will be, without making it.
+func ImageMap(im *pipeline.Image) (*imaging.Map, error) {
+	return Layout(&im.DeviceType.Layout).Resolve()
+}
+
+func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(done, total int64)) (*Output, error) {
+	layout := Layout(&im.DeviceType.Layout)
+	m, err := layout.Resolve()
+	if err != nil {
+		return nil, err
+	}
+	contents, err := r.contents(ctx, im, m)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.MkdirAll(filepath.Dir(im.Path), 0o755); err != nil {
+		return nil, err
+	}
+	image := &imaging.Image{
+		Layout: *layout, Contents: contents, Epoch: r.plan.Epoch, Progress: progress,
+		// Two images of one name and device type may have equal identifiers: they are the same disk, rebuilt.
+		Seed: im.Name + "/" + im.DeviceType.Name,
+	}
+	if _, err := imaging.Write(ctx, im.Path, image); err != nil {
+		return nil, err
+	}
+	out, err := r.output(ctx, pipeline.KindImage, im.Path)
+	if err != nil {
+		return nil, err
+	}
+	out.DeviceTypes = []string{im.DeviceType.Name}
+	if im.Artifact != nil {
+		out.ArtifactName = im.Artifact.Name
+	}
+	return out, nil
+}
+
+// contents gathers what goes where: the fills of the block, the first bootloader environment, and what the agent needs
+// on the data partition. All of it comes from one layout, so that offsets and device names cannot disagree.
+func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Map) (map[string]imaging.Content, error) {
+	contents := map[string]imaging.Content{}
+	for _, fill := range im.Fills {
+		content, err := fillContent(fill)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range fillTargets(&im.DeviceType.Layout, fill) {
+			contents[name] = content
+		}
+	}
+	env, err := firstEnvironment(im, m)
+	if err != nil {
+		return nil, err
+	}
+	if env != nil {
+		contents[im.DeviceType.Bootloader.Environment] = imaging.Content{Bytes: env}
+	}
+	if data := dataPartition(&im.DeviceType.Layout); data != nil {
+		if content, filled := contents[data.Name]; filled && content.File != "" {
+			return contents, nil // a prebuilt data partition brings its own
+		}
+		tree, err := r.agentData(ctx, im, m)
+		if err != nil {
+			return nil, err
+		}
+		content := contents[data.Name]
+		content.Tree = append(content.Tree, tree...)
+		contents[data.Name] = content
+	}
+	return contents, nil
+}
+
+// fillTargets are the partitions a fill names: a slot group's name means slot A, or both.
+func fillTargets(l *pipeline.Layout, f pipeline.Fill) []string {
+	var names []string
+	for _, p := range l.Partitions {
+		if p.Name == f.Partition || (p.SlotGroup == f.Partition && (p.Slot == "a" || f.Both)) {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+func fillContent(f pipeline.Fill) (imaging.Content, error) {
+	switch {
+	case f.File != "":
+		return imaging.Content{File: f.File}, nil
+	case f.Dir != "":
+		tree, err := treeOf(f.Dir)
+		return imaging.Content{Tree: tree}, err
+	}
+	var tree []imaging.TreeFile
+	for _, inside := range sortedKeys(f.Files) {
+		tree = append(tree, imaging.TreeFile{Path: inside, Mode: 0o644, Source: f.Files[inside]})
+	}
+	return imaging.Content{Tree: tree}, nil
+}
+
+// treeOf lists a directory for a file system: everything belongs to root, modes are kept.
+func treeOf(dir string) ([]imaging.TreeFile, error) {
+	var tree []imaging.TreeFile
+	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || p == dir {
+			return err
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		file := imaging.TreeFile{Path: filepath.ToSlash(rel), Mode: info.Mode()}
+		switch {
+		case info.Mode().IsRegular():
+			file.Source = p
+		case info.IsDir():
+		case info.Mode()&fs.ModeSymlink != 0:
+			if file.Link, err = os.Readlink(p); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("%s is neither a file, a directory nor a symbolic link", p)
+		}
+		tree = append(tree, file)
+		return nil
+	})
+	return tree, err
+}
+
+func dataPartition(l *pipeline.Layout) *pipeline.Partition {
+	for i := range l.Partitions {
+		if l.Partitions[i].Mount == dataMount {
+			return &l.Partitions[i]
+		}
+	}
+	return nil
+}
+
+// firstEnvironment is the bootloader's environment of a device that was just flashed: slot A, nothing pending. Both
+// copies are valid from the start, so that fw_printenv works before U-Boot has ever saved.
+func firstEnvironment(im *pipeline.Image, m *imaging.Map) ([]byte, error) {
+	boot := im.DeviceType.Bootloader
+	if boot.Kind != "u-boot" || boot.Environment == "" {
+		return nil, nil
+	}
+	area, ok := m.Find(boot.Environment)
+	if !ok {
+		return nil, fmt.Errorf("the layout has no area %q for the bootloader environment", boot.Environment)
+	}
+	a, err := slotNumber(m, "a")
+	if err != nil {
+		return nil, err
+	}
+	vars := map[string]string{
+		bootenv.VarBootPart:         strconv.Itoa(a),
+		bootenv.VarBootPartHex:      strconv.FormatInt(int64(a), 16),
+		bootenv.VarUpgradeAvailable: "0",
+		bootenv.VarBootCount:        "0",
+		bootenv.VarBootLimit:        "1",
+	}
+	block := make([]byte, area.Size)
+	for i, loc := range environmentCopies(im, area) {
+		env, err := bootenv.EncodeUBoot(vars, int(loc.Size), boot.Redundant, byte(1))
+		if err != nil {
+			return nil, fmt.Errorf("bootloader environment copy %d: %w", i+1, err)
+		}
+		copy(block[loc.Offset-area.Offset:], env)
+	}
+	return block, nil
+}
+
+// environmentCopies says where on the disk the environment is: one copy at the start of its area or, when redundant,
+// two in its halves.
+func environmentCopies(im *pipeline.Image, area imaging.Region) []bootenv.Location {
+	boot := im.DeviceType.Bootloader
+	device := im.DeviceType.StorageBase
+	copies := []bootenv.Location{{Path: device, Offset: area.Offset, Size: boot.EnvironmentSize}}
+	if boot.Redundant {
+		copies = append(copies, bootenv.Location{Path: device, Offset: area.Offset + area.Size/2, Size: boot.EnvironmentSize})
+	}
+	return copies
+}
+
+func slotNumber(m *imaging.Map, slot string) (int, error) {
+	for _, region := range m.Regions {
+		if region.Slot == slot {
+			return region.Number, nil
+		}
+	}
+	return 0, errors.New("the layout has no slots; add a slots block, so that there is something to update")
+}
+
+// partitionDevice is Linux's name of a partition: /dev/sda2, /dev/mmcblk0p2.
+func partitionDevice(disk string, number int) string {
+	name := path.Base(disk)
+	if name != "" && name[len(name)-1] >= '0' && name[len(name)-1] <= '9' {
+		disk += "p"
+	}
+	return disk + strconv.Itoa(number)
+}

@@ -1,0 +1,164 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/twinkeel/twinkeel/internal/menderapi"
+	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/server/client"
+)
+
+// Connect makes a client for a server block.
+func Connect(s *pipeline.Server) (*client.Client, error) {
+	return client.New(s.URL, string(s.Token), client.Options{CACertificate: s.CACertificate})
+}
+
+// Pushed says what became of one artifact.
+type Pushed struct {
+	Address string `json:"address"`
+	Name    string `json:"artifact_name"`
+	ID      string `json:"id"`
+	Size    int64  `json:"size"`
+	SHA256  string `json:"sha256"`
+	Already bool   `json:"already_there"`
+}
+
+// Push uploads built artifacts. One that the server has with the same bytes is left alone; one that the server has
+// under the same name for the same device types with other bytes is an error, because a release must not change.
+func Push(ctx context.Context, c *client.Client, plan *pipeline.Plan, artifacts []*pipeline.Artifact, events func(Event)) ([]Pushed, error) {
+	if events == nil {
+		events = func(Event) {}
+	}
+	digests := openDigests(plan.Dir)
+	defer digests.save()
+	var pushed []Pushed
+	for _, a := range artifacts {
+		p, err := push(ctx, c, digests, a, events)
+		if err != nil {
+			err = &ActionError{Address: a.Address, Err: err}
+			events(Event{Address: a.Address, State: StateFailed, Err: err})
+			return pushed, err
+		}
+		pushed = append(pushed, *p)
+	}
+	return pushed, nil
+}
+
+func push(ctx context.Context, c *client.Client, digests *digests, a *pipeline.Artifact, events func(Event)) (*Pushed, error) {
+	info, err := os.Stat(a.Path)
+	if err != nil {
+		return nil, &missingArtifactError{a, err}
+	}
+	digest, err := digests.file(ctx, a.Path)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pushed{Address: a.Address, Name: a.Name, Size: info.Size(), SHA256: digest}
+	there, err := c.ListArtifacts(ctx, a.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range there {
+		switch {
+		case t.Name != a.Name:
+		case t.SHA256 == digest:
+			p.ID, p.Already = t.ID, true
+			events(Event{Address: a.Address, State: StateCached, Detail: "the server has it"})
+			return p, nil
+		case overlap(t.DeviceTypesCompatible, a.DeviceTypes):
+			return nil, &changedReleaseError{a, c.URL(), t}
+		}
+	}
+	events(Event{Address: a.Address, State: StateStarted, Doing: "uploading", Total: info.Size()})
+	p.ID, err = c.UploadArtifact(ctx, a.Path, "", func(done, total int64) {
+		events(Event{Address: a.Address, State: StateProgress, Doing: "uploading", Done: done, Total: total})
+	})
+	if err != nil {
+		return nil, err
+	}
+	events(Event{Address: a.Address, State: StateDone, Done: info.Size(), Detail: "uploaded to " + c.URL()})
+	return p, nil
+}
+
+func overlap(a, b []string) bool {
+	return slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
+}
+
+// Started says what became of a rollout.
+type Started struct {
+	Address      string `json:"address"`
+	Name         string `json:"name"`
+	ArtifactName string `json:"artifact_name"`
+	DeploymentID string `json:"deployment_id"`
+	Already      bool   `json:"already_started"`
+	Status       string `json:"status,omitempty"` // of one that was started before
+}
+
+// StartRollout creates the deployment of a rollout, whose artifacts must be on the server. A rollout of the same name
+// and release is started only once: a second call returns the first one's deployment.
+func StartRollout(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*Started, error) {
+	if len(r.Artifacts) == 0 {
+		return nil, &ActionError{Address: r.Address, Err: fmt.Errorf("the rollout has no artifacts")}
+	}
+	release := r.Artifacts[0].Name
+	s := &Started{Address: r.Address, Name: r.Name, ArtifactName: release}
+	existing, err := FindDeployment(ctx, c, r)
+	if err != nil {
+		return nil, &ActionError{Address: r.Address, Err: err}
+	}
+	if existing != nil {
+		s.DeploymentID, s.Status, s.Already = existing.ID, existing.Status, true
+		return s, nil
+	}
+	s.DeploymentID, err = c.CreateDeployment(ctx, newDeployment(r, release))
+	if err != nil {
+		return nil, &ActionError{Address: r.Address, Err: err}
+	}
+	return s, nil
+}
+
+// FindDeployment returns the newest deployment of a rollout's release, or nil.
+func FindDeployment(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*menderapi.Deployment, error) {
+	all, err := c.Deployments(ctx, client.DeploymentFilter{Name: r.Name})
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].Name == r.Name && all[i].ArtifactName == r.Artifacts[0].Name {
+			return &all[i], nil
+		}
+	}
+	return nil, nil
+}
+
+func newDeployment(r *pipeline.Rollout, release string) menderapi.NewDeployment {
+	threshold := r.FailureThreshold
+	policy := &menderapi.Policy{Groups: r.Groups, FailureThreshold: &threshold, OnFailure: r.OnFailure}
+	for _, p := range r.Phases {
+		policy.Phases = append(policy.Phases, menderapi.Phase{
+			Name: p.Name, Percent: p.Percent, Count: p.Count, Groups: p.Groups,
+			SoakSeconds: int64(p.Soak.Seconds()), FailureThreshold: p.FailureThreshold,
+		})
+	}
+	return menderapi.NewDeployment{
+		Name: r.Name, ArtifactName: release, AllDevices: true, Retries: r.Retries, Policy: policy,
+	}
+}
+
+type changedReleaseError struct {
+	artifact *pipeline.Artifact
+	server   string
+	there    menderapi.Artifact
+}
+
+func (e *changedReleaseError) Error() string {
+	return fmt.Sprintf("%s has %q for %v already, with other bytes (id %s)", e.server, e.there.Name, e.there.DeviceTypesCompatible, e.there.ID)
+}
+
+// Hint says how to go on.
+func (e *changedReleaseError) Hint() string {
+	return "give the release a new name; a released artifact must not change under its name"
+}

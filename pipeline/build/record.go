@@ -1,0 +1,90 @@
+package build
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/twinkeel/twinkeel/internal/durable"
+)
+
+// RecordFile is the record's name in the output directory.
+const RecordFile = "twinkeel.json"
+
+// Record says what the output directory holds. It is meant for CI as much as for the next build.
+type Record struct {
+	FormatVersion int                `json:"format_version"`
+	Outputs       map[string]*Output `json:"outputs"` // by address
+}
+
+// Output is one file that was made.
+type Output struct {
+	Kind         string   `json:"kind"` // artifact, image
+	Path         string   `json:"path"` // relative to the pipeline's directory
+	Size         int64    `json:"size"` // bytes
+	SHA256       string   `json:"sha256"`
+	ArtifactName string   `json:"artifact_name,omitempty"`
+	DeviceTypes  []string `json:"device_types,omitempty"`
+	SignerKeyID  string   `json:"signer_key_id,omitempty"`
+	Key          string   `json:"key"` // of the action; see the package comment
+
+	Attributes map[string]string `json:"attributes,omitempty"`
+	Inputs     map[string]string `json:"inputs,omitempty"` // what was read, by role: SHA-256
+}
+
+const recordVersion = 1
+
+// ReadRecord reads the record of an output directory; where there is none it is empty. A record that can't be read is
+// an error, because building over it would forget outputs.
+func ReadRecord(outDir string) (*Record, error) {
+	empty := &Record{FormatVersion: recordVersion, Outputs: map[string]*Output{}}
+	path := filepath.Join(outDir, RecordFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return empty, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r Record
+	if err := json.Unmarshal(text, &r); err != nil {
+		return nil, &damagedRecordError{path, err}
+	}
+	if r.FormatVersion != recordVersion { // of another version of the tool: everything is made again
+		return empty, nil
+	}
+	if r.Outputs == nil {
+		r.Outputs = map[string]*Output{}
+	}
+	for address, out := range r.Outputs {
+		if out == nil {
+			return nil, &damagedRecordError{path, fmt.Errorf("%s has no value", address)}
+		}
+	}
+	return &r, nil
+}
+
+func (r *Record) write(outDir string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(outDir, RecordFile), append(text, '\n'), 0o644)
+}
+
+type damagedRecordError struct {
+	path string
+	err  error
+}
+
+func (e *damagedRecordError) Error() string {
+	return fmt.Sprintf("the record of the last build, %s, is damaged: %v", e.path, e.err)
+}
+
+// Hint says how to go on.
+func (e *damagedRecordError) Hint() string {
+	return "delete " + e.path + "; the next build makes everything again"
+}

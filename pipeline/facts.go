@@ -1,0 +1,176 @@
+package pipeline
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// FileSystem answers the questions that planning asks about files. Paths are absolute. Loading and Validate ask nothing.
+type FileSystem interface {
+	Stat(path string) (fs.FileInfo, error) // follows links
+	ReadDir(path string) ([]fs.DirEntry, error)
+	ReadLink(path string) (string, error)
+	Open(path string) (io.ReadCloser, error)
+}
+
+// OS is the real file system.
+type OS struct{}
+
+// Stat implements [FileSystem].
+func (OS) Stat(path string) (fs.FileInfo, error) { return os.Stat(path) }
+
+// ReadDir implements [FileSystem].
+func (OS) ReadDir(path string) ([]fs.DirEntry, error) { return os.ReadDir(path) }
+
+// ReadLink implements [FileSystem].
+func (OS) ReadLink(path string) (string, error) { return os.Readlink(path) }
+
+// Open implements [FileSystem].
+func (OS) Open(path string) (io.ReadCloser, error) { return os.Open(path) }
+
+// Limits of what planning reads.
+const (
+	maxFactFile = 32 << 20 // of a file that is read into a value or parsed
+	maxEntries  = 100_000  // of a directory tree that is searched
+)
+
+// facts asks the file system on behalf of one evaluation.
+type facts struct {
+	ctx context.Context //nolint:containedctx // one planning run, which every question belongs to
+	fs  FileSystem
+	dir string // of the pipeline, absolute
+}
+
+// abs makes a path of the pipeline absolute.
+func (f *facts) abs(path string) string { return absolute(f.dir, path) }
+
+func absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
+// regular returns the size of a file.
+func (f *facts) regular(path string) (int64, error) {
+	info, err := f.fs.Stat(f.abs(path))
+	switch {
+	case err != nil:
+		return 0, f.explain(path, err)
+	case info.IsDir():
+		return 0, fmt.Errorf("%s is a directory", path)
+	case !info.Mode().IsRegular():
+		return 0, fmt.Errorf("%s is not a regular file", path)
+	}
+	return info.Size(), nil
+}
+
+// directory tells whether path is a directory.
+func (f *facts) directory(path string) error {
+	info, err := f.fs.Stat(f.abs(path))
+	switch {
+	case err != nil:
+		return f.explain(path, err)
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory", path)
+	}
+	return nil
+}
+
+// explain words an error of the file system: what was asked for, where a relative path led, and how far it exists.
+func (f *facts) explain(path string, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		var pathError *fs.PathError
+		if errors.As(err, &pathError) {
+			err = pathError.Err
+		}
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	abs := f.abs(path)
+	if _, linkErr := f.fs.ReadLink(abs); linkErr == nil {
+		target, _ := f.fs.ReadLink(abs)
+		return &missingError{fmt.Sprintf("%s is a link to %s, which does not exist", path, target), err}
+	}
+	text := fmt.Sprintf("there is no %s", path)
+	parent := filepath.Dir(abs)
+	for parent != filepath.Dir(parent) {
+		if _, statErr := f.fs.Stat(parent); statErr == nil {
+			break
+		}
+		parent = filepath.Dir(parent)
+	}
+	if rel, relErr := filepath.Rel(f.dir, parent); relErr == nil && rel != "." && !filepath.IsAbs(path) && !strings.HasPrefix(rel, "..") {
+		text += fmt.Sprintf("; the path exists up to %s", rel)
+	} else if filepath.IsAbs(path) {
+		text += fmt.Sprintf("; the path exists up to %s", parent)
+	}
+	return &missingError{text, err}
+}
+
+// missingError says that a file is not there.
+type missingError struct {
+	text string
+	err  error
+}
+
+func (e *missingError) Error() string { return e.text }
+func (e *missingError) Unwrap() error { return e.err }
+
+// read returns the content of a regular file of at most limit bytes.
+func (f *facts) read(path string, limit int64) ([]byte, error) {
+	size, err := f.regular(path)
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%s has %s; at most %s are read", path, formatSize(size), formatSize(limit))
+	}
+	r, err := f.fs.Open(f.abs(path))
+	if err != nil {
+		return nil, f.explain(path, err)
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, f.explain(path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s grew while it was read", path)
+	}
+	return data, nil
+}
+
+// sha256 hashes a regular file of any size.
+func (f *facts) sha256(path string) (string, error) {
+	if _, err := f.regular(path); err != nil {
+		return "", err
+	}
+	r, err := f.fs.Open(f.abs(path))
+	if err != nil {
+		return "", f.explain(path, err)
+	}
+	defer r.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		if err := f.ctx.Err(); err != nil {
+			return "", err
+		}
+		n, err := r.Read(buf)
+		h.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return "", f.explain(path, err)
+		}
+	}
+}

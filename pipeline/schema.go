@@ -1,0 +1,464 @@
+package pipeline
+
+import (
+	"slices"
+
+	"github.com/zclconf/go-cty/cty"
+)
+
+// blockSchema describes one kind of block, at the top of a file or inside another block. The tables below are the only
+// description of the language: decoding, checks, suggestions and documentation all read them.
+type blockSchema struct {
+	Kind  string
+	Doc   string
+	Label string // what the last label is called; empty: the block has none
+	Attrs []*attrSchema
+	// Blocks are the nested kinds.
+	Blocks []*blockSchema
+
+	// Types, when set, are the values of a label that comes before Label (at the top) or in its place (nested) and
+	// chooses among sets of arguments.
+	Types []*typeSchema
+
+	// Min and Max bound how often a nested block may appear; Max 0 means any number.
+	Min, Max int
+
+	// The rest matters at the top only.
+	ForEach bool
+	Refers  bool            // has an address that expressions may use
+	Exposes []exposedSchema // what references see beside the arguments
+	Once    bool            // at most one in a pipeline
+
+	object cty.Type // of a reference's value; see objectTypes
+}
+
+// typeSchema is one type of a block whose kind has several.
+type typeSchema struct {
+	Name   string
+	Doc    string
+	Attrs  []*attrSchema
+	Blocks []*blockSchema
+}
+
+// attrSchema describes an argument.
+type attrSchema struct {
+	Name     string
+	Doc      string
+	Type     *fieldType
+	Required bool
+	Default  cty.Value // cty.NilVal: null
+	Enum     []string
+	// Secret arguments take sensitive values; all others end up in plain sight and refuse them.
+	Secret bool
+	// Check tells what is wrong with a known value that is not null, or returns "".
+	Check func(cty.Value) string
+}
+
+// exposedSchema is a value that a block computes.
+type exposedSchema struct {
+	Name  string
+	Doc   string
+	Type  cty.Type
+	Built bool // known only after the build
+}
+
+func (s *blockSchema) typed() bool { return len(s.Types) > 0 }
+
+func (s *blockSchema) typeNamed(name string) *typeSchema {
+	for _, t := range s.Types {
+		if t.Name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+func (s *blockSchema) typeNames() []string {
+	names := make([]string, len(s.Types))
+	for i, t := range s.Types {
+		names[i] = t.Name
+	}
+	return names
+}
+
+// attrs returns the arguments of a block with the given type label.
+func (s *blockSchema) attrs(typ string) []*attrSchema {
+	all := s.Attrs
+	if t := s.typeNamed(typ); t != nil {
+		all = slices.Concat(t.Attrs, all)
+	}
+	return all
+}
+
+// blocks returns the nested kinds of a block with the given type label.
+func (s *blockSchema) blocks(typ string) []*blockSchema {
+	all := s.Blocks
+	if t := s.typeNamed(typ); t != nil {
+		all = slices.Concat(t.Blocks, all)
+	}
+	return all
+}
+
+// labelNames are the labels of a block at the top, as HCL wants them.
+func (s *blockSchema) labelNames() []string {
+	var names []string
+	if s.typed() {
+		names = append(names, "type")
+	}
+	if s.Label != "" {
+		names = append(names, s.Label)
+	}
+	return names
+}
+
+// Meta-arguments.
+const (
+	metaForEach = "for_each"
+	metaDepends = "depends_on"
+)
+
+var language = newLanguage()
+
+// languageTable is the language, with the lookups that its users need.
+type languageTable struct {
+	blocks []*blockSchema
+	byKind map[string]*blockSchema
+}
+
+func newLanguage() *languageTable {
+	l := &languageTable{byKind: make(map[string]*blockSchema)}
+	l.blocks = []*blockSchema{
+		twinkeelSchema, variableSchema, localsSchema, sourceSchema, layoutSchema, deviceTypeSchema, signerSchema, artifactSchema,
+		imageSchema, serverSchema, rolloutSchema, checkSchema, outputSchema,
+	}
+	for _, s := range l.blocks {
+		l.byKind[s.Kind] = s
+		if s.Refers {
+			s.object = s.objectType()
+		}
+	}
+	return l
+}
+
+func (l *languageTable) kinds() []string {
+	kinds := make([]string, len(l.blocks))
+	for i, s := range l.blocks {
+		kinds[i] = s.Kind
+	}
+	return kinds
+}
+
+// objectType is the type of every block of a kind, whatever its type label: a conditional between objects of differing
+// types would silently lose attributes.
+func (s *blockSchema) objectType() cty.Type {
+	types := map[string]cty.Type{"id": cty.String}
+	for _, a := range s.Attrs {
+		types[a.Name] = a.Type.cty
+	}
+	for _, t := range s.Types {
+		for _, a := range t.Attrs {
+			types[a.Name] = a.Type.cty
+		}
+	}
+	for _, x := range s.Exposes {
+		types[x.Name] = x.Type
+	}
+	delete(types, metaDepends)
+	return cty.Object(types)
+}
+
+// attributeNames are what may follow a reference to a block of this kind, for suggestions.
+func (s *blockSchema) attributeNames() []string {
+	var names []string
+	for name := range s.object.AttributeTypes() {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func number(n int64) cty.Value { return cty.NumberIntVal(n) }
+
+const (
+	kib = int64(1) << 10
+	mib = int64(1) << 20
+)
+
+var twinkeelSchema = &blockSchema{
+	Kind: "twinkeel", Once: true,
+	Doc: "Settings of the pipeline itself.",
+	Attrs: []*attrSchema{
+		{Name: "required_version", Type: tString, Doc: "Versions of twinkeel that can read this pipeline, such as \"~> 0.1\". Checked before anything else."},
+		{Name: "out_dir", Type: tPath, Default: cty.StringVal("out"), Doc: "Directory of the outputs, relative to the pipeline's directory."},
+	},
+}
+
+var variableSchema = &blockSchema{
+	Kind: "variable", Label: "name",
+	Doc: "An input of the pipeline: --var, --var-file, TWINKEEL_VAR_name or a *.auto.twinkeelvars.hcl file give its value.",
+	Attrs: []*attrSchema{
+		{Name: "type", Type: tType, Doc: "Type constraint, such as string or list(object({ name = string }))."},
+		{Name: "default", Type: tAny, Doc: "Value when none is given. Without it the variable is required."},
+		{Name: "description", Type: tString, Doc: "What the variable is for."},
+		{Name: "sensitive", Type: tBool, Default: cty.False, Doc: "Hides the value in all output."},
+		{Name: "nullable", Type: tBool, Default: cty.True, Doc: "Whether null is a value; when false, null means the default."},
+		{Name: "deprecated", Type: tString, Doc: "Warning for whoever still sets the variable: what to use instead."},
+	},
+	Blocks: []*blockSchema{{
+		Kind: "validation",
+		Doc:  "A condition that the value must meet.",
+		Attrs: []*attrSchema{
+			{Name: "condition", Type: tBool, Required: true, Doc: "True when the value is good."},
+			{Name: "error_message", Type: tString, Required: true, Doc: "What to tell when it is not."},
+		},
+	}},
+}
+
+var localsSchema = &blockSchema{Kind: "locals", Doc: "Named values."}
+
+var sourceSchema = &blockSchema{
+	Kind: "source", Label: "name", ForEach: true, Refers: true,
+	Doc: "Something that another build made.",
+	Types: []*typeSchema{
+		{
+			Name: "yocto", Doc: "An image in a Yocto deploy directory (tmp/deploy/images/MACHINE).",
+			Attrs: []*attrSchema{
+				{Name: "deploy_dir", Type: tPath, Required: true, Doc: "The deploy directory of the machine."},
+				{Name: "machine", Type: tName, Required: true, Doc: "MACHINE of the build."},
+				{Name: "image", Type: tName, Required: true, Doc: "Name of the image recipe."},
+				{Name: "rootfs_types", Type: listOf(tName), Default: strings2list("ext4", "squashfs", "erofs"), Check: notEmpty, Doc: "Kinds of root file system, best first; the first one that is there is taken."},
+				{Name: "kernel", Type: tPath, Doc: "Name or glob of the kernel in the deploy directory; by default KERNEL_IMAGETYPE decides."},
+				{Name: "boot_files", Type: mapOf(tPath), Doc: "Files of the boot partition: name there = name or glob in the deploy directory; by default IMAGE_BOOT_FILES."},
+			},
+		},
+		{
+			Name: "file", Doc: "A file.",
+			Attrs: []*attrSchema{
+				{Name: "path", Type: tPath, Required: true, Doc: "The file."},
+				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be, as 64 hexadecimal digits."},
+			},
+		},
+	},
+	Exposes: []exposedSchema{
+		{Name: "rootfs", Type: cty.String, Doc: "Path of the root file system (yocto)."},
+		{Name: "rootfs_type", Type: cty.String, Doc: "Kind of the root file system, one of rootfs_types (yocto)."},
+		{Name: "rootfs_size", Type: cty.Number, Doc: "Apparent size of the root file system in bytes (yocto)."},
+		{Name: "manifest", Type: cty.String, Doc: "Path of the package manifest, or null (yocto)."},
+		{Name: "testdata", Type: cty.String, Doc: "Path of the .testdata.json file, or null (yocto)."},
+		{Name: "packages", Type: cty.Map(cty.String), Doc: "Versions of the packages in the image, by name (yocto)."},
+		{Name: "distro_version", Type: cty.String, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
+		{Name: "build_id", Type: cty.String, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
+		{Name: "size", Type: cty.Number, Doc: "Size in bytes (file)."},
+	},
+}
+
+var (
+	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition."}
+	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "none"}, Required: true, Doc: "File system of both slots."}
+	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"."}
+)
+
+var layoutSchema = &blockSchema{
+	Kind: "layout", Label: "name", ForEach: true, Refers: true,
+	Doc: "How a disk is divided. Partitions are numbered in the order in which they stand.",
+	Attrs: []*attrSchema{
+		{Name: "table", Type: tString, Enum: []string{"gpt"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table."},
+		{Name: "alignment", Type: tSize, Default: number(mib), Check: checkAlignment, Doc: "Partitions start at multiples of it; a power of two."},
+		{Name: "disk_size", Type: tSize, Check: checkPositive, Doc: "Size of the disk image; by default as small as the partitions allow."},
+	},
+	Blocks: []*blockSchema{
+		{
+			Kind: "reserve", Label: "name",
+			Doc: "An area outside every partition, such as the boot loader's environment.",
+			Attrs: []*attrSchema{
+				{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts."},
+				attrSize,
+			},
+		},
+		{
+			Kind: "partition", Label: "name",
+			Doc: "A partition.",
+			Attrs: []*attrSchema{
+				attrSize, attrFilesystem,
+				{Name: "label", Type: tString, Doc: "Label of the file system."},
+				{Name: "type", Type: tString, Doc: "Type of the partition; by default what file system and role call for."},
+				{Name: "mount", Type: tString, Check: checkMount, Doc: "Where the device mounts it."},
+				{Name: "bootable", Type: tBool, Default: cty.False, Doc: "Whether the firmware boots from it."},
+				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it may grow to the end of the disk on the device."},
+			},
+		},
+		{
+			Kind: "slots", Label: "name", Min: 1, Max: 1,
+			Doc:   "The pair of partitions NAME_a and NAME_b that hold the running and the next system.",
+			Attrs: []*attrSchema{attrSize, attrSlotsFS},
+		},
+	},
+	Exposes: []exposedSchema{
+		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two."},
+		{Name: "slot_size", Type: cty.Number, Doc: "Size of one slot in bytes."},
+	},
+}
+
+var partitionObject = cty.Object(map[string]cty.Type{
+	"name": cty.String, "number": cty.Number, "size": cty.Number, "filesystem": cty.String, "mount": cty.String,
+})
+
+var deviceTypeSchema = &blockSchema{
+	Kind: "device_type", Label: "name", ForEach: true, Refers: true,
+	Doc: "A kind of device.",
+	Attrs: []*attrSchema{
+		{Name: "type", Type: tName, Doc: "What the device calls itself; by default the block's label."},
+		{Name: "compatible", Type: listOf(tName), Doc: "Further device types whose artifacts fit."},
+		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Processor, by Go's name."},
+		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "Layout of its disk."},
+		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "Disk on the device."},
+	},
+	Blocks: []*blockSchema{{
+		Kind: "bootloader", Min: 1, Max: 1,
+		Doc: "What chooses the slot at boot.",
+		Types: []*typeSchema{{
+			Name: "u-boot", Doc: "U-Boot with its environment in a reserve of the layout.",
+			Attrs: []*attrSchema{
+				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve."},
+				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkPositive, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
+				{Name: "redundant", Type: tBool, Default: cty.False, Doc: "Whether there are two copies, so that a power cut cannot lose it."},
+			},
+		}},
+	}},
+	Exposes: []exposedSchema{{Name: "slot_size", Type: cty.Number, Doc: "Size of one slot in bytes."}},
+}
+
+var signerSchema = &blockSchema{
+	Kind: "signer", Label: "name", Refers: true,
+	Doc: "A key that signs artifacts.",
+	Types: []*typeSchema{{
+		Name: "file", Doc: "A private key in a PEM file.",
+		Attrs: []*attrSchema{
+			{Name: "private_key", Type: tPath, Required: true, Doc: "The file."},
+			{Name: "passphrase", Type: tString, Secret: true, Doc: "Passphrase of an encrypted key."},
+		},
+	}},
+}
+
+var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout")), Doc: "What must be done first."}
+
+var artifactSchema = &blockSchema{
+	Kind: "artifact", Label: "name", ForEach: true, Refers: true,
+	Doc: "A Mender artifact: what devices download and install.",
+	Attrs: []*attrSchema{
+		{Name: "name", Type: tName, Required: true, Doc: "Name of the release, as devices report it."},
+		{Name: "device_types", Type: listOf(refTo("device_type")), Required: true, Check: notEmpty, Doc: "Devices that it fits."},
+		{Name: "signer", Type: refTo("signer"), Doc: "Who signs it; unsigned without."},
+		{Name: "provides", Type: mapOf(tString), Doc: "What the device provides once it is installed, beside the defaults of the payload's type."},
+		{Name: "depends", Type: mapOf(tString), Doc: "What the device must provide before."},
+		{Name: "clears_provides", Type: listOf(tString), Doc: "Globs of what it replaces; by default those of the payload's type."},
+		{Name: "group", Type: tName, Doc: "Artifact group."},
+		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts."},
+		{Name: "compress", Type: tString, Enum: []string{"none", "gzip", "xz", "zstd"}, Default: cty.StringVal("gzip"), Doc: "Compression. Every client in the field reads gzip."},
+		attrDependsOn,
+	},
+	Blocks: []*blockSchema{{
+		Kind: "payload", Label: "type", Min: 1, Max: 1,
+		Doc: "What is in it: rootfs-image, or the name of an update module.",
+		Attrs: []*attrSchema{
+			{Name: "file", Type: tPath, Doc: "The file to install."},
+			{Name: "files", Type: listOf(tPath), Doc: "The files to install, for update modules that take several."},
+			{Name: "meta_data", Type: tAny, Doc: "What the update module wants to know, an object."},
+		},
+	}},
+	Exposes: []exposedSchema{
+		{Name: "path", Type: cty.String, Doc: "Path of the artifact, relative to the pipeline's directory."},
+		{Name: "size", Type: cty.Number, Built: true, Doc: "Size in bytes."},
+		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the artifact."},
+	},
+}
+
+var imageSchema = &blockSchema{
+	Kind: "image", Label: "name", ForEach: true, Refers: true,
+	Doc: "A disk image for flashing.",
+	Attrs: []*attrSchema{
+		{Name: "device_type", Type: refTo("device_type"), Required: true, Doc: "What it is for."},
+		{Name: "artifact", Type: refTo("artifact"), Required: true, Doc: "The release that slot A holds; the device reports its name."},
+		{Name: "server", Type: refTo("server"), Doc: "The server that the device asks for updates."},
+		attrDependsOn,
+	},
+	Blocks: []*blockSchema{{
+		Kind: "fill", Label: "partition",
+		Doc: "What goes into a partition. The name of the slots fills slot A.",
+		Attrs: []*attrSchema{
+			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is."},
+			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system = path here."},
+			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in."},
+			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same."},
+		},
+	}},
+	Exposes: []exposedSchema{
+		{Name: "path", Type: cty.String, Doc: "Path of the image, relative to the pipeline's directory."},
+		{Name: "size", Type: cty.Number, Built: true, Doc: "Size in bytes."},
+		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the image."},
+	},
+}
+
+var serverSchema = &blockSchema{
+	Kind: "server", Label: "name", Refers: true,
+	Doc: "An update server.",
+	Attrs: []*attrSchema{
+		{Name: "url", Type: tString, Required: true, Check: checkURL, Doc: "Where it is, such as https://ota.example.com."},
+		{Name: "token", Type: tString, Secret: true, Doc: "Access token for the management API."},
+		{Name: "ca_certificate", Type: tPath, Doc: "PEM file with the certificates to trust, beside the system's."},
+	},
+}
+
+var rolloutSchema = &blockSchema{
+	Kind: "rollout", Label: "name", ForEach: true, Refers: true,
+	Doc: "How a release reaches the fleet.",
+	Attrs: []*attrSchema{
+		{Name: "server", Type: refTo("server"), Required: true, Doc: "The server that runs it."},
+		{Name: "artifacts", Type: listOf(refTo("artifact")), Required: true, Check: notEmpty, Doc: "One release: artifacts of one name."},
+		{Name: "failure_threshold", Type: tPercent, Default: number(5), Doc: "Share of devices that may fail before it stops, such as \"5%\"."},
+		{Name: "on_failure", Type: tString, Enum: []string{"pause", "abort"}, Default: cty.StringVal("pause"), Doc: "What happens then."},
+		{Name: "retries", Type: tInt, Default: number(0), Check: checkRetries, Doc: "How often a device may try again."},
+		attrDependsOn,
+	},
+	Blocks: []*blockSchema{
+		{
+			Kind: "target", Max: 1,
+			Doc:   "Which devices take part; all of the right type without.",
+			Attrs: []*attrSchema{{Name: "groups", Type: listOf(tName), Required: true, Check: notEmpty, Doc: "Groups of devices."}},
+		},
+		{
+			Kind: "phase", Label: "name", Min: 1,
+			Doc: "A step of the rollout.",
+			Attrs: []*attrSchema{
+				{Name: "percent", Type: tPercent, Doc: "Share of the devices that have the release at its end."},
+				{Name: "count", Type: tInt, Check: checkPositive, Doc: "Number of devices that have the release at its end."},
+				{Name: "groups", Type: listOf(tName), Check: notEmpty, Doc: "Groups that get the release."},
+				{Name: "soak", Type: tDuration, Default: cty.StringVal("0s"), Doc: "How long to wait and watch before the next phase, such as \"2h\" or \"1d\"."},
+				{Name: "failure_threshold", Type: tPercent, Doc: "In place of the rollout's."},
+			},
+		},
+	},
+}
+
+var checkSchema = &blockSchema{
+	Kind: "check", Label: "name",
+	Doc: "Conditions that must hold before anything is built.",
+	Blocks: []*blockSchema{{
+		Kind: "assert", Min: 1,
+		Doc: "A condition.",
+		Attrs: []*attrSchema{
+			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well."},
+			{Name: "error_message", Type: tString, Required: true, Doc: "What to tell when it is not."},
+		},
+	}},
+}
+
+var outputSchema = &blockSchema{
+	Kind: "output", Label: "name",
+	Doc: "A value to show or to hand to a script.",
+	Attrs: []*attrSchema{
+		{Name: "value", Type: tAny, Required: true, Secret: true, Doc: "The value."},
+		{Name: "description", Type: tString, Doc: "What it is."},
+		{Name: "sensitive", Type: tBool, Default: cty.False, Doc: "Hides the value unless it is asked for by name."},
+	},
+}
