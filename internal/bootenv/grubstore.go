@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -118,17 +119,14 @@ func (g *GRUB) Update(changes map[string]string) error {
 	if err != nil {
 		return err
 	}
-	// A copy that an interrupted writer left dirty, or with other values, is restored first. Otherwise writing
-	// copy 2 while copy 1 is dirty would leave no good copy for an instant.
-	for n := 2; n >= 1; n-- {
-		s := states[n-1]
-		if n-1 != current && (s.err != nil || !maps.Equal(s.vars, old)) {
-			if err := g.writeCopy(n, s.lockPreamble, before); err != nil {
-				return err
-			}
+	if states[0].err != nil {
+		// Copy 2 is the only good one. Restore copy 1 before copy 2 is touched.
+		if err := g.writeCopy(1, states[0].lockPreamble, before); err != nil {
+			return err
 		}
 	}
-	if maps.Equal(vars, old) {
+	if maps.Equal(vars, old) && states[1].err == nil && maps.Equal(states[1].vars, old) {
+		// Nothing to write, but whoever wrote it may have been stopped before its fsync.
 		return g.syncCopies()
 	}
 	for n := 2; n >= 1; n-- {
@@ -262,6 +260,9 @@ func readBlock(path string) ([]byte, error) {
 	}
 	if n > GRUBSize || err == nil {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrGRUBBlock, GRUBSize)
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, err
 	}
 	return nil, fmt.Errorf("%w: %d bytes instead of %d", ErrGRUBBlock, n, GRUBSize)
 }
