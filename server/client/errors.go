@@ -17,9 +17,9 @@ import (
 
 // Errors that an *APIError matches with errors.Is, by its status.
 var (
-	ErrUnauthorized = errors.New("not authorized")            // 401
-	ErrNotFound     = errors.New("not found")                 // 404
-	ErrConflict     = errors.New("already there or in use")   // 409
+	ErrUnauthorized = errors.New("not authorized")             // 401
+	ErrNotFound     = errors.New("not found")                  // 404
+	ErrConflict     = errors.New("already there or in use")    // 409
 	ErrUnusable     = errors.New("understood, but not usable") // 422
 )
 
