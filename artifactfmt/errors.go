@@ -62,10 +62,26 @@ func malformed(member, reason string, args ...any) error {
 	return &FormatError{Member: member, Reason: fmt.Sprintf(reason, args...)}
 }
 
-// truncated tells an input that ended too early from one that could not be read.
-func truncated(where string, err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w (in %s)", ErrTruncated, where)
+// readError explains an error of reading an archive. where is "" for the artifact itself, whose early end means that bytes are
+// missing; a member that is there as a whole and ends too early is wrong. Errors that are explained already, and those of
+// the source, stay what they are.
+func readError(where string, err error) error {
+	var fe *FormatError
+	var se *sourceError
+	switch {
+	case errors.As(err, &fe), errors.As(err, &se), errors.Is(err, ErrTruncated):
+		return err
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		if where == "" {
+			return ErrTruncated
+		}
+		return malformed(where, "it ends too early")
 	}
-	return fmt.Errorf("reading %s: %w", where, err)
+	return &sourceError{err}
 }
+
+// sourceError is an error of the reader that the artifact comes from.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return "reading the artifact: " + e.err.Error() }
+func (e *sourceError) Unwrap() error { return e.err }
