@@ -38,6 +38,11 @@ func TestMenderArtifactReadsOurs(t *testing.T) {
 	artifacts := map[string]*Artifact{"rootfs": rootfs(content), "module": module(), "bootstrap": bootstrap()}
 	for kind, a := range artifacts {
 		for _, algorithm := range []string{"", "ecdsa-p256", "rsa-3072"} {
+			var public string
+			var signer Signer
+			if algorithm != "" {
+				_, public, signer, _ = keyPair(t, algorithm)
+			}
 			for _, compression := range []Compression{CompressionNone, Gzip, XZ} {
 				name := kind + " " + string(compression) + " " + algorithm
 				t.Run(name, func(t *testing.T) {
@@ -46,7 +51,6 @@ func TestMenderArtifactReadsOurs(t *testing.T) {
 					a.Compression = compression
 					var validate []string
 					if algorithm != "" {
-						_, public, signer, _ := keyPair(t, algorithm)
 						a.Signer = signer
 						validate = []string{"-k", public}
 					}
@@ -121,8 +125,6 @@ func TestWeReadMenderArtifacts(t *testing.T) {
 				PayloadType: RootfsImage, Group: "grp", DependsNames: []string{"r0"}, DependsGroups: []string{"grp2"},
 				Depends: map[string]string{"k": "v"}, Scripts: []ScriptInfo{{"ArtifactInstall_Enter_10_x", 10}},
 				ClearsProvides: []string{"artifact_group", "rootfs_image_checksum", "rootfs-image.*"},
-				Warnings: []string{"header.tar.gz: headers/0000/type-info: it does not name the payload type " +
-					"(mender-artifact from 4.4 refuses that)"}, // what versions 3.3 to 4.3 write
 			},
 		},
 		"module-image": {
@@ -140,6 +142,10 @@ func TestWeReadMenderArtifacts(t *testing.T) {
 	}
 	for kind, c := range kinds {
 		for _, algorithm := range []string{"", "ecdsa", "rsa"} {
+			var private, public string
+			if algorithm != "" {
+				private, public = opensslKey(t, algorithm)
+			}
 			for _, compression := range []string{"none", "gzip", "lzma"} {
 				t.Run(kind+" "+compression+" "+algorithm, func(t *testing.T) {
 					t.Parallel()
@@ -147,7 +153,6 @@ func TestWeReadMenderArtifacts(t *testing.T) {
 					args := append([]string{"write", kind, "-n", "r1", "-t", "dt1", "-t", "dt2", "--compression", compression, "-o", path}, c.args...)
 					var o ReadOptions
 					if algorithm != "" {
-						private, public := opensslKey(t, algorithm)
 						args = append(args, "-k", private)
 						ring, err := verify.LoadKeyring([]string{public})
 						if err != nil {
@@ -173,12 +178,11 @@ func TestWeReadMenderArtifacts(t *testing.T) {
 					want.Version, want.Name, want.DeviceTypes = 3, "r1", []string{"dt1", "dt2"}
 					want.Compression = map[string]Compression{"none": CompressionNone, "gzip": Gzip, "lzma": XZ}[compression]
 					want.Signed, want.KeyID = got.Signed, got.KeyID
-					for i := range want.Warnings {
-						want.Warnings[i] = "header.tar" + codecs[want.Compression].suffix + strings.TrimPrefix(want.Warnings[i], "header.tar.gz")
-					}
 					sum := sumOf(content)
 					switch kind {
-					case "rootfs-image":
+					case "rootfs-image": // versions 3.3 to 4.3 write "type":""
+						want.Warnings = []string{"header.tar" + codecs[want.Compression].suffix + ": headers/0000/type-info: " +
+							"it does not name the payload type (mender-artifact from 4.4 refuses that)"}
 						want.Provides = map[string]string{"x": "y", "rootfs-image.version": "r1", "rootfs-image.checksum": sum}
 						want.Files = []FileInfo{{"rootfs.ext4", int64(len(content)), sum}}
 					case "module-image":
