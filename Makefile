@@ -1,0 +1,76 @@
+# Twinkeel. The targets a newcomer needs: make demo, make test.
+
+GO          ?= go
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+LDFLAGS     := -s -w -X github.com/twinkeel/twinkeel/internal/version.Version=$(VERSION)
+GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+GOLANGCI    := .tools/golangci-lint-2.15.0
+FUZZTIME    ?= 10s
+
+export GOFLAGS := -buildvcs=false
+
+.PHONY: build
+build: ## twinkeel and the agent for this machine, in bin/
+	$(GOBUILD) -o bin/ ./cmd/...
+
+.PHONY: cross
+cross: ## the released binaries: twinkeel for amd64 and arm64, the agent also for armv7
+	@for arch in amd64 arm64; do \
+		echo "linux/$$arch"; \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/ ./cmd/twinkeel ./cmd/twinkeel-agent || exit 1; \
+	done
+	@echo "linux/armv7 (agent)"
+	@GOOS=linux GOARCH=arm GOARM=7 $(GOBUILD) -o bin/linux-armv7/ ./cmd/twinkeel-agent
+
+.PHONY: demo
+demo: ## build, sign, make images, run a server and three virtual devices, roll out, roll back
+	@scripts/packages.sh demo
+	@$(MAKE) --no-print-directory build
+	@examples/demo/demo.sh
+
+.PHONY: test
+test: packages vet lint cross ## everything CI checks
+	$(GO) test ./...
+
+.PHONY: check
+check: vet lint ## the quick half of test, for every save
+	$(GO) test -short ./...
+
+.PHONY: packages
+packages: # the peers that interop tests run
+	@scripts/packages.sh test --optional
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+
+.PHONY: lint
+lint: $(GOLANGCI) ## style, import directions
+	$(GOLANGCI) run ./...
+	$(GOLANGCI) fmt --diff ./...
+
+$(GOLANGCI):
+	@echo "building golangci-lint, once"
+	@mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	@mv .tools/golangci-lint $@
+
+.PHONY: race
+race: ## tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race -short ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: golden
+golden: ## rewrite golden files
+	$(GO) test ./cli/... ./pipeline/... ./imaging/... -update
+
+.PHONY: clean
+clean:
+	rm -rf bin out examples/demo/work examples/demo/out examples/demo/.twinkeel
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
