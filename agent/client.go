@@ -93,7 +93,6 @@ func newHTTPClient(caFile string) (*http.Client, error) {
 			MaxIdleConns:          2,
 			IdleConnTimeout:       90 * time.Second,
 			DisableCompression:    true, // an artifact is what the server stores, byte by byte
-			ForceAttemptHTTP2:     true,
 		},
 		CheckRedirect: func(to *http.Request, via []*http.Request) error {
 			if len(via) > 3 {

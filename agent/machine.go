@@ -83,8 +83,24 @@ func (m *machine) run(ctx context.Context) error {
 			return err
 		}
 		if err := m.record(s); err != nil {
-			return err
+			return errors.Join(err, m.undo(s))
 		}
+	}
+	return nil
+}
+
+// undo takes back a switch that could not be recorded. The record still says that the switch is to come, so nothing is
+// lost; but an error must never leave a switch behind that nobody expects.
+func (m *machine) undo(s step) error {
+	if s.event != Switched {
+		return nil
+	}
+	old, err := m.cfg.slot(s.update.Target.Other())
+	if err == nil {
+		err = m.boot.Update(settle(old))
+	}
+	if err != nil {
+		return fmt.Errorf("undoing the switch of the boot loader: %w", err)
 	}
 	return nil
 }

@@ -50,6 +50,9 @@ func (a *Agent) Install(ctx context.Context, source string) (Installed, error) {
 	if errors.Is(err, ErrRebootNeeded) {
 		return u.After, nil
 	}
+	if err != nil && m.j.record.State == Installing { // the switch was undone, see run
+		err = errors.Join(err, m.abandon(ctx, u, err))
+	}
 	if err == nil { // switched back and done
 		err = errors.New(m.last.update.Reason)
 	}
@@ -97,15 +100,22 @@ func (m *machine) settle(ctx context.Context) error {
 			s = failed(u, "installing", errors.New("interrupted"))
 		case Verifying:
 			return nil // the new system runs: for the person to judge
-		case Rebooting:
-			_, running, _, err := m.look(u)
-			if err != nil {
+		case Installing, Rebooting:
+			target, running, vars, err := m.look(u)
+			switch {
+			case err != nil:
 				return err
-			}
-			if running == u.Target {
+			case running == u.Target:
 				return nil
+			case m.j.record.State == Installing && armed(vars, target):
+				s = step{Switched, u}
+			case m.j.record.State == Installing: // and nobody was told that it worked
+				s = failed(u, "installing", errors.New("interrupted"))
+			case armed(vars, target):
+				return nil
+			default:
+				s = m.fellBack(u, "the new system did not come up, or was not committed")
 			}
-			fallthrough
 		default:
 			var err error
 			if s, err = m.effect(ctx); errors.Is(err, ErrRebootNeeded) {
