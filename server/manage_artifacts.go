@@ -1,0 +1,114 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/twinkeel/twinkeel/server/internal/store"
+)
+
+// manageLink is how long a link lives that a person asks for, as in Mender.
+const manageLink = 15 * time.Minute
+
+func artifactFilter(r *http.Request) store.ArtifactFilter {
+	q := r.URL.Query()
+	return store.ArtifactFilter{
+		Names: q["name"], Description: q.Get("description"), DeviceType: q.Get("device_type"), PayloadType: q.Get("update_type"),
+	}
+}
+
+// listArtifacts lists all artifacts: mender-cli 1.9.0 knows no pages.
+func (s *Server) listArtifacts(w http.ResponseWriter, r *http.Request) error {
+	items, _, err := s.store.Artifacts(r.Context(), artifactFilter(r), store.Page{})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, list(items))
+}
+
+// pageArtifacts is the same in pages. A page that makes no sense is the first one here, as in Mender.
+func (s *Server) pageArtifacts(w http.ResponseWriter, r *http.Request) error {
+	p, err := pagingOf(r)
+	if err != nil {
+		p = paging{page: 1, perPage: defaultPerPage}
+	}
+	items, total, err := s.store.Artifacts(r.Context(), artifactFilter(r), p.store())
+	if err != nil {
+		return err
+	}
+	p.headers(w, r, total)
+	return writeJSON(w, http.StatusOK, list(items))
+}
+
+func (s *Server) getArtifact(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	a, err := s.store.Artifact(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, a)
+}
+
+func (s *Server) describeArtifact(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	var req struct {
+		Description string `json:"description"`
+	}
+	if err := s.decode(w, r, &req); err != nil {
+		return err
+	}
+	if len(req.Description) > maxDescription {
+		return invalid("description is longer than %d bytes", maxDescription)
+	}
+	if err := s.store.DescribeArtifact(r.Context(), id, req.Description, s.now()); err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
+// deleteArtifact removes the record first: a crash then leaves a blob that nothing refers to, and the next start
+// removes it. The other way round it would leave an artifact without bytes.
+func (s *Server) deleteArtifact(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	err = s.store.DeleteArtifact(r.Context(), id)
+	if errors.Is(err, store.ErrInUse) {
+		return refuse(http.StatusConflict, "an unfinished deployment uses the artifact")
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.blobs.Delete(id); err != nil {
+		s.log.Error("removing the bytes of a deleted artifact", "artifact", id, "error", err)
+	}
+	s.log.Info("artifact deleted", "request", callOf(r).id, "artifact", id, "user", callOf(r).user)
+	return noContent(w)
+}
+
+func (s *Server) artifactLink(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if _, err := s.store.Artifact(r.Context(), id); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, s.link(r, id, s.now().Add(manageLink)))
+}
+
+func (s *Server) storageLimit(w http.ResponseWriter, r *http.Request) error {
+	used, err := s.store.StoredBytes(r.Context())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, map[string]int64{"limit": 0, "usage": used})
+}
