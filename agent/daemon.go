@@ -161,7 +161,7 @@ func (l *loop) deploy(ctx context.Context, m *machine, offer *menderapi.Next) er
 	defer l.depLog.stop()
 	l.log.Info("deployment", "id", offer.ID, "artifact_name", offer.Artifact.ArtifactName)
 	m.offer = offer
-	s := step{Offered, Update{ID: offer.ID, Name: offer.Artifact.ArtifactName}}
+	s := step{event: Offered, update: Update{ID: offer.ID, Name: offer.Artifact.ArtifactName}}
 	if offer.Artifact.ArtifactName == m.j.record.Installed.Name {
 		s.event, s.update.Outcome = AlreadyInstalled, OutcomeAlreadyInstalled
 	}

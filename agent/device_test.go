@@ -46,6 +46,7 @@ type device struct {
 	old  []byte // what slot A holds
 	// broken says that a system does not come up.
 	broken func(image []byte) bool
+	atBoot bool // the boot loader is at work, not the agent
 	boots  []SlotName
 }
 
@@ -252,6 +253,8 @@ func (d *device) vars() map[string]string {
 // powerOn boots: it runs the boot loader until it finds a system that comes up, and leaves word of the slot.
 func (d *device) powerOn() SlotName {
 	d.t.Helper()
+	d.atBoot = true
+	defer func() { d.atBoot = false }()
 	for range 3 {
 		decision, err := bootloader.PowerOn(d.env, [2]int{2, 3})
 		if err != nil {
@@ -445,15 +448,8 @@ func (s *server) finalStatus() string {
 // deploy runs the device until the server has its final report, through as many reboots as it takes.
 func (d *device) deploy(s *server) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
-	defer cancel()
-	go func() {
-		select {
-		case <-s.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	ctx, stop := contextUntil(d.t, s)
+	defer stop()
 	for range 10 {
 		err := d.agent().Daemon(ctx)
 		if errors.Is(err, ErrRebootNeeded) {
@@ -468,6 +464,19 @@ func (d *device) deploy(s *server) {
 	if s.finalStatus() == "" {
 		d.t.Fatalf("no final status; reported %v, booted %v", s.statuses, d.boots)
 	}
+}
+
+// contextUntil ends when the server has its final report and was polled once more.
+func contextUntil(t testing.TB, s *server) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	go func() {
+		select {
+		case <-s.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 func (d *device) serverURL(s *server, more ...map[string]any) {

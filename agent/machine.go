@@ -30,19 +30,24 @@ type machine struct {
 	offer *menderapi.Next
 	// verified: this process has read the slot back, so that it need not be done again before the switch.
 	verified bool
-	last     step // what was recorded last, for those who tell a person
-	fell     bool // the boot loader was found to have returned to the old system
+	// For those who tell a person:
+	cause error // why the update failed
+	fell  bool  // the boot loader was found to have returned to the old system
 }
 
 // step is what an effect came to: the event, and the update as it is from now on.
 type step struct {
 	event  Event
 	update Update
+	cause  error // of a failure
 }
 
 // record writes the state that follows. It is the only place where states change.
 func (m *machine) record(s step) error {
 	from := m.j.record
+	if s.cause != nil {
+		m.cause = s.cause
+	}
 	to, err := next(from.State, s.event)
 	if err != nil {
 		return err
@@ -64,7 +69,7 @@ func (m *machine) record(s step) error {
 	if err := m.j.write(r); err != nil {
 		return fmt.Errorf("recording the state %s: %w", to, err)
 	}
-	m.last, m.fell = s, m.fell || s.event == FellBack
+	m.fell = m.fell || s.event == FellBack
 	attrs := []any{"state", to, "from", from.State, "event", s.event}
 	if s.update.Reason != "" && to == Reporting {
 		attrs = append(attrs, "reason", s.update.Reason)
@@ -89,10 +94,11 @@ func (m *machine) run(ctx context.Context) error {
 	return nil
 }
 
-// undo takes back a switch that could not be recorded. The record still says that the switch is to come, so nothing is
-// lost; but an error must never leave a switch behind that nobody expects.
+// undo takes back a switch that could not be recorded, for a person who is told that the install failed: the next
+// reboot must not try it. The daemon tells nobody, and goes on from the record that is there, before or after the
+// switch; both are good.
 func (m *machine) undo(s step) error {
-	if s.event != Switched {
+	if m.j.record.State != Installing || !s.update.Standalone() || s.event == NewSystem {
 		return nil
 	}
 	old, err := m.cfg.slot(s.update.Target.Other())
@@ -130,10 +136,11 @@ func (m *machine) effect(ctx context.Context) (step, error) {
 func failed(u Update, stage string, err error) step {
 	if errors.Is(err, errAborted) {
 		u.Outcome, u.Reason = OutcomeAborted, err.Error()
-		return step{Aborted, u}
+		return step{Aborted, u, err}
 	}
-	u.Outcome, u.Reason = OutcomeFailure, stage+": "+err.Error()
-	return step{Failed, u}
+	err = fmt.Errorf("%s: %w", stage, err)
+	u.Outcome, u.Reason = OutcomeFailure, err.Error()
+	return step{Failed, u, err}
 }
 
 // downloading fills the inactive slot. A power cut leaves the old system running and an arbitrary mix of blocks in the
@@ -143,7 +150,7 @@ func (m *machine) downloading(ctx context.Context, u Update) (step, error) {
 	switch {
 	case err == nil:
 		m.verified = true
-		return step{Verified, u}, nil
+		return step{event: Verified, update: u}, nil
 	case ctx.Err() != nil:
 		return step{}, ctx.Err()
 	}
@@ -205,9 +212,9 @@ func (m *machine) installing(ctx context.Context, u Update) (step, error) {
 	}
 	switch {
 	case running == u.Target:
-		return step{NewSystem, u}, nil
+		return step{event: NewSystem, update: u}, nil
 	case armed(vars, target):
-		return step{Switched, u}, nil
+		return step{event: Switched, update: u}, nil
 	}
 	if !m.verified {
 		if err := m.recheck(ctx, u, target); err != nil {
@@ -218,14 +225,14 @@ func (m *machine) installing(ctx context.Context, u Update) (step, error) {
 				return failed(u, "checking the slot", err), nil
 			}
 			m.log.Warn("the slot is filled again", "slot", u.Target, "because", err)
-			return step{SlotChanged, u}, nil
+			return step{event: SlotChanged, update: u}, nil
 		}
 	}
 	u.Switches++
 	if err := m.boot.Update(arm(target)); err != nil {
 		return failed(u, "switching the boot loader", err), nil // RollingBack looks what became of it
 	}
-	return step{Switched, u}, nil
+	return step{event: Switched, update: u}, nil
 }
 
 func (m *machine) recheck(ctx context.Context, u Update, target Slot) error {
@@ -259,7 +266,7 @@ func (m *machine) rebooting(ctx context.Context, u Update) (step, error) {
 	case err != nil:
 		return failed(u, "rebooting", err), nil
 	case running == u.Target:
-		return step{NewSystem, u}, nil
+		return step{event: NewSystem, update: u}, nil
 	case !armed(vars, target):
 		return m.fellBack(u, "the new system did not come up, or did not stay up"), nil
 	}
@@ -330,14 +337,14 @@ func (m *machine) fellBack(u Update, why string) step {
 	}
 	u.Outcome = OutcomeFailure
 	u.Reason = fmt.Sprintf("%v in slot %s: %s", ErrRolledBack, u.Target.Other(), why)
-	return step{FellBack, u}
+	return step{event: FellBack, update: u}
 }
 
 // cutOff is a fall back after the new system had already come up: power failed before it was committed. The slot still
 // holds it, so it gets one more try.
 func (m *machine) cutOff(u Update) step {
 	if u.Switches < maxSwitches && !u.Standalone() {
-		return step{Interrupted, u}
+		return step{event: Interrupted, update: u}
 	}
 	return m.fellBack(u, "the new system came up, but was cut off before it could be committed")
 }
@@ -353,7 +360,7 @@ func (m *machine) verifying(ctx context.Context, u Update) (step, error) {
 		return m.cutOff(u), nil
 	}
 	if u.Standalone() {
-		return step{Healthy, u}, nil // the person who says commit has judged
+		return step{event: Healthy, update: u}, nil // the person who says commit has judged
 	}
 	trial, cancel := context.WithTimeout(ctx, m.verifyPeriod)
 	defer cancel()
@@ -367,7 +374,7 @@ func (m *machine) verifying(ctx context.Context, u Update) (step, error) {
 	case err != nil:
 		return failed(u, "verifying the new system", err), nil
 	}
-	return step{Healthy, u}, nil
+	return step{event: Healthy, update: u}, nil
 }
 
 // committing makes the new system permanent: first for the boot loader, then, with the record that follows, for the
@@ -381,12 +388,26 @@ func (m *machine) committing(ctx context.Context, u Update) (step, error) {
 		return m.cutOff(u), nil
 	}
 	if vars[bootenv.VarUpgradeAvailable] != "0" {
-		if err := m.boot.Update(commit()); err != nil {
+		if u.Standalone() {
+			if err := m.boot.Update(commit()); err != nil {
+				return step{}, fmt.Errorf("committing: %w", err) // and a person can try again
+			}
+		} else if err := m.commitPatiently(ctx); err != nil {
+			if ctx.Err() != nil {
+				return step{}, ctx.Err()
+			}
 			return failed(u, "committing", err), nil
 		}
 	}
 	u.Outcome = OutcomeSuccess
-	return step{Committed, u}, nil
+	return step{event: Committed, update: u}, nil
+}
+
+// commitPatiently gives the storage some time before a new system that works is given up.
+func (m *machine) commitPatiently(ctx context.Context) error {
+	trial, cancel := context.WithTimeout(ctx, m.verifyPeriod)
+	defer cancel()
+	return m.persist(trial, "committing", func() error { return m.boot.Update(commit()) })
 }
 
 // rollingBack makes the old slot the one that boots, and boots it if it does not run. Without power for the second
@@ -414,21 +435,21 @@ func (m *machine) rollingBack(ctx context.Context, u Update) (step, error) {
 		}
 	}
 	if running == old {
-		return step{RolledBack, u}, nil
+		return step{event: RolledBack, update: u}, nil
 	}
 	if u.Standalone() {
 		return step{}, ErrRebootNeeded
 	}
 	if u.Reboots >= maxReboots {
 		u.Reason += fmt.Sprintf("; and slot %s cannot be booted any more", old)
-		return step{Stuck, u}, nil
+		return step{event: Stuck, update: u}, nil
 	}
 	return m.reboot(ctx, u)
 }
 
 // reporting tells the server, for as long as it takes. Only then is the update over.
 func (m *machine) reporting(ctx context.Context, u Update) (step, error) {
-	done := step{Reported, u}
+	done := step{event: Reported, update: u}
 	if u.Standalone() || u.Outcome == OutcomeAborted {
 		return done, nil
 	}

@@ -35,7 +35,7 @@ func (a *Agent) Install(ctx context.Context, source string) (Installed, error) {
 	}
 	defer closeQuietly(src)
 
-	if err := m.record(step{Offered, Update{Source: source}}); err != nil {
+	if err := m.record(step{event: Offered, update: Update{Source: source}}); err != nil {
 		return Installed{}, err
 	}
 	u, err := a.installPayload(ctx, src, *j.record.Update, j.record.Installed)
@@ -43,7 +43,7 @@ func (a *Agent) Install(ctx context.Context, source string) (Installed, error) {
 		return Installed{}, errors.Join(err, m.abandon(ctx, u, err))
 	}
 	m.verified = true
-	if err := m.record(step{Verified, u}); err != nil {
+	if err := m.record(step{event: Verified, update: u}); err != nil {
 		return Installed{}, errors.Join(err, m.abandon(ctx, u, err))
 	}
 	err = m.run(ctx)
@@ -54,7 +54,7 @@ func (a *Agent) Install(ctx context.Context, source string) (Installed, error) {
 		err = errors.Join(err, m.abandon(ctx, u, err))
 	}
 	if err == nil { // switched back and done
-		err = errors.New(m.last.update.Reason)
+		err = m.cause
 	}
 	return Installed{}, err
 }
@@ -108,7 +108,7 @@ func (m *machine) settle(ctx context.Context) error {
 			case running == u.Target:
 				return nil
 			case m.j.record.State == Installing && armed(vars, target):
-				s = step{Switched, u}
+				s = step{event: Switched, update: u}
 			case m.j.record.State == Installing: // and nobody was told that it worked
 				s = failed(u, "installing", errors.New("interrupted"))
 			case armed(vars, target):
@@ -179,8 +179,8 @@ func (a *Agent) Commit(ctx context.Context) (Installed, error) {
 		return Installed{}, withHint(fmt.Errorf("%s is installed but does not run yet", u.Name), "reboot first, then commit")
 	}
 	err = m.run(ctx)
-	if m.last.update.Outcome == OutcomeFailure {
-		return Installed{}, errors.Join(fmt.Errorf("%s was not committed: %s", u.Name, m.last.update.Reason), err)
+	if m.cause != nil {
+		return Installed{}, errors.Join(fmt.Errorf("%s was not committed: %w", u.Name, m.cause), err)
 	}
 	if err != nil {
 		return Installed{}, err
@@ -198,7 +198,7 @@ func (a *Agent) Rollback(ctx context.Context) error {
 	u := *m.j.record.Update
 	if m.j.record.State == Rebooting || m.j.record.State == Verifying {
 		u.Outcome, u.Reason = OutcomeFailure, "rolled back by hand"
-		if err := m.record(step{Failed, u}); err != nil {
+		if err := m.record(step{event: Failed, update: u}); err != nil {
 			return err
 		}
 	}
