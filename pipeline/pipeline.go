@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"encoding/json"
-
 )
 
 // LoadOptions says what to load.
@@ -59,4 +58,3 @@ type RolloutRef struct {
 	Name    string
 	Server  Server
 }
-

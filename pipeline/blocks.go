@@ -1,0 +1,689 @@
+package pipeline
+
+import (
+	"fmt"
+	"math/big"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
+)
+
+// compute makes the plan's value of an instance and returns what the block exposes beside its arguments. Values may be
+// unknown, in which case fields stay zero and checks that need them are left out.
+func (e *evaluator) compute(inst *instance) map[string]cty.Value {
+	switch inst.block.schema.Kind {
+	case "source":
+		return e.computeSource(inst)
+	case "layout":
+		return e.computeLayout(inst)
+	case "device_type":
+		return e.computeDeviceType(inst)
+	case "signer":
+		inst.result = &Signer{
+			Address: inst.address, Kind: inst.block.typ,
+			PrivateKey: e.pipeline.abs(inst.body.text("private_key")),
+			Passphrase: Secret(inst.body.text("passphrase")),
+		}
+	case "artifact":
+		return e.computeArtifact(inst)
+	case "image":
+		return e.computeImage(inst)
+	case "server":
+		inst.result = &Server{
+			Address: inst.address, URL: strings.TrimRight(inst.body.text("url"), "/"),
+			Token: Secret(inst.body.text("token")), CACertificate: e.pipeline.abs(inst.body.text("ca_certificate")),
+		}
+	case "rollout":
+		e.computeRollout(inst)
+	}
+	return nil
+}
+
+// abs makes a path absolute; no path stays none.
+func (p *Pipeline) abs(name string) string {
+	if name == "" {
+		return ""
+	}
+	return absolute(p.dir, name)
+}
+
+// Readers of arguments. An unknown value or null reads as zero; has tells.
+
+func (b *body) has(name string) bool {
+	v := b.values[name]
+	return v != cty.NilVal && v.IsKnown() && !v.IsNull()
+}
+
+// unset tells that there is certainly no value, as opposed to one that is not known yet.
+func (b *body) unset(name string) bool {
+	v := b.values[name]
+	return v == cty.NilVal || v.IsNull()
+}
+
+func (b *body) text(name string) string {
+	if !b.has(name) {
+		return ""
+	}
+	return b.values[name].AsString()
+}
+
+func (b *body) flag(name string) bool { return b.has(name) && b.values[name].True() }
+
+func (b *body) integer(name string) int64 {
+	if !b.has(name) {
+		return 0
+	}
+	n, _ := b.values[name].AsBigFloat().Int64()
+	return n
+}
+
+func (b *body) float(name string) float64 {
+	if !b.has(name) {
+		return 0
+	}
+	n, _ := b.values[name].AsBigFloat().Float64()
+	return n
+}
+
+// texts reads a list of strings; elements that are not known are left out. The result is nil only when nothing is set.
+func (b *body) texts(name string) []string {
+	if !b.has(name) {
+		return nil
+	}
+	out := []string{}
+	for it := b.values[name].ElementIterator(); it.Next(); {
+		if _, v := it.Element(); v.IsKnown() && !v.IsNull() {
+			out = append(out, v.AsString())
+		}
+	}
+	return out
+}
+
+func (b *body) textMap(name string) map[string]string {
+	if !b.has(name) {
+		return nil
+	}
+	out := make(map[string]string)
+	for it := b.values[name].ElementIterator(); it.Next(); {
+		if k, v := it.Element(); v.IsKnown() && !v.IsNull() {
+			out[k.AsString()] = v.AsString()
+		}
+	}
+	return out
+}
+
+// rangeOf is where an argument's value stands, or where it would.
+func (b *body) rangeOf(name string) *hcl.Range {
+	if a := b.content.attrs[name]; a != nil {
+		return a.Expr.Range().Ptr()
+	}
+	return b.content.missing.Ptr()
+}
+
+// result returns what the block at an address became in the plan.
+func result[T any](e *evaluator, address string) (out T) {
+	if inst := e.instances[address]; inst != nil {
+		out, _ = inst.result.(T)
+	}
+	return out
+}
+
+func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
+	b := inst.body
+	l := &Layout{Address: inst.address, Table: b.text("table"), Alignment: b.integer("alignment"), DiskSize: b.integer("disk_size")}
+	inst.result = l
+	names := make(map[string]hcl.Range)
+	take := func(name string, at hcl.Range) {
+		if first, dup := names[name]; dup {
+			e.report(fault("Duplicate area", fmt.Sprintf("There is already an area %s in this layout, at %s:%d,%d.", name, first.Filename, first.Start.Line, first.Start.Column), at.Ptr()))
+			return
+		}
+		names[name] = at
+	}
+	known := true
+	var slotSize cty.Value = cty.UnknownVal(cty.Number)
+	grows := ""
+	for _, n := range b.nested {
+		size := n.body.integer("size")
+		known = known && n.body.has("size")
+		switch n.schema.Kind {
+		case "reserve":
+			take(n.label, n.labelRng)
+			l.Reserves = append(l.Reserves, Reserve{Name: n.label, Offset: n.body.integer("offset"), Size: size})
+		case "partition":
+			take(n.label, n.labelRng)
+			p := Partition{
+				Name: n.label, Size: size, Filesystem: n.body.text("filesystem"), Label: n.body.text("label"), Type: n.body.text("type"),
+				Mount: n.body.text("mount"), Bootable: n.body.flag("bootable"), Grow: n.body.flag("grow"),
+			}
+			if p.Grow {
+				if grows != "" {
+					e.report(fault("Two partitions grow", fmt.Sprintf("Only one partition can take the rest of the disk, and %s does already.", grows), n.body.rangeOf("grow")))
+				}
+				grows = p.Name
+			}
+			l.Partitions = append(l.Partitions, p)
+		case "slots":
+			if n.body.has("size") {
+				slotSize = n.body.values["size"]
+			}
+			take(n.label, n.labelRng)
+			for _, slot := range []string{"a", "b"} {
+				take(n.label+"_"+slot, n.labelRng)
+				l.Partitions = append(l.Partitions, Partition{
+					Name: n.label + "_" + slot, Size: size, Filesystem: n.body.text("filesystem"), Slot: slot, SlotGroup: n.label,
+				})
+			}
+		}
+	}
+	if grows != "" && len(l.Partitions) > 0 && l.Partitions[len(l.Partitions)-1].Name != grows {
+		for _, n := range b.all("partition") {
+			if n.label == grows {
+				e.report(fault("Partition cannot grow", fmt.Sprintf("%s grows to the end of the disk, so it must be the last partition.", grows), n.body.rangeOf("grow")))
+			}
+		}
+	}
+	partitions := cty.UnknownVal(cty.List(partitionObject))
+	if known && len(l.Partitions) > 0 {
+		var list []cty.Value
+		for i, p := range l.Partitions {
+			mount := cty.NullVal(cty.String)
+			if p.Mount != "" {
+				mount = cty.StringVal(p.Mount)
+			}
+			list = append(list, cty.ObjectVal(map[string]cty.Value{
+				"name": cty.StringVal(p.Name), "number": number(int64(i + 1)), "size": number(p.Size),
+				"filesystem": cty.StringVal(p.Filesystem), "mount": mount,
+			}))
+		}
+		partitions = cty.ListVal(list)
+	}
+	return map[string]cty.Value{"partitions": partitions, "slot_size": slotSize}
+}
+
+// slots returns the layout's slot size and the name of the pair.
+func (l *Layout) slots() (group string, size int64, filesystem string) {
+	for _, p := range l.Partitions {
+		if p.Slot == "a" {
+			return p.SlotGroup, p.Size, p.Filesystem
+		}
+	}
+	return "", 0, ""
+}
+
+func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
+	b := inst.body
+	d := &DeviceType{
+		Address: inst.address, Name: b.text("type"), Compatible: b.texts("compatible"),
+		Architecture: b.text("architecture"), StorageBase: b.text("storage_device"),
+	}
+	inst.result = d
+	computed := map[string]cty.Value{"slot_size": cty.UnknownVal(cty.Number)}
+	if b.unset("type") {
+		d.Name = inst.block.name
+		computed["type"] = cty.StringVal(d.Name)
+	}
+	layout := result[*Layout](e, b.text("layout"))
+	if layout != nil {
+		d.Layout = *layout
+		if _, size, _ := layout.slots(); size > 0 {
+			computed["slot_size"] = number(size)
+		}
+	}
+	for _, n := range b.all("bootloader") {
+		d.Bootloader = Bootloader{
+			Kind: n.label, Environment: n.body.text("environment"),
+			EnvironmentSize: n.body.integer("environment_size"), Redundant: n.body.flag("redundant"),
+		}
+		if layout != nil && n.body.has("environment") {
+			e.checkEnvironment(d, layout, n.body)
+		}
+	}
+	return computed
+}
+
+// checkEnvironment finds out whether the boot loader's environment has its place: a device whose environment overlaps
+// something else boots once.
+func (e *evaluator) checkEnvironment(d *DeviceType, l *Layout, b *body) {
+	var names []string
+	for _, r := range l.Reserves {
+		names = append(names, r.Name)
+		if r.Name != d.Bootloader.Environment {
+			continue
+		}
+		copies, what := int64(1), "one copy"
+		if d.Bootloader.Redundant {
+			copies, what = 2, "two copies"
+		}
+		if need := copies * d.Bootloader.EnvironmentSize; b.has("environment_size") && r.Size > 0 && need > r.Size {
+			at := "environment"
+			if b.content.attrs["environment_size"] != nil {
+				at = "environment_size"
+			}
+			e.report(fault("Reserve too small", fmt.Sprintf("%s of an environment of %s need %s, but the reserve %s of %s has %s.",
+				sentenceStart(what), formatSize(d.Bootloader.EnvironmentSize), formatSize(need), r.Name, l.Address, formatSize(r.Size)), b.rangeOf(at)))
+		}
+		return
+	}
+	detail := fmt.Sprintf("%s has no reserve %s.%s", l.Address, d.Bootloader.Environment, suggestion(d.Bootloader.Environment, names, "Known: "))
+	e.report(fault("Unknown reserve", detail, b.rangeOf("environment")))
+}
+
+func sentenceStart(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
+	b := inst.body
+	a := &Artifact{
+		Address: inst.address, Name: b.text("name"), Group: b.text("group"),
+		Provides: b.textMap("provides"), Depends: b.textMap("depends"), ClearsProvides: b.texts("clears_provides"),
+		Compression: b.text("compress"), Signer: result[*Signer](e, b.text("signer")),
+	}
+	inst.result = a
+	rel := path.Join(filepath.ToSlash(e.out()), "artifacts", outputName(inst)+".mender")
+	a.Path = e.pipeline.abs(rel)
+	for i, script := range b.texts("scripts") {
+		a.Scripts = append(a.Scripts, e.pipeline.abs(script))
+		e.mustExist(script, elementRange(b.content.attrs["scripts"].Expr, &problem{index: i}))
+	}
+	seen := make(map[string]bool)
+	for _, address := range b.texts("device_types") {
+		d := result[*DeviceType](e, address)
+		if d == nil || d.Name == "" {
+			continue
+		}
+		if !seen[d.Name] {
+			seen[d.Name] = true
+			a.DeviceTypes = append(a.DeviceTypes, d.Name)
+		}
+	}
+	for _, n := range b.all("payload") {
+		e.computePayload(inst, a, n)
+	}
+	return map[string]cty.Value{
+		"path": cty.StringVal(rel), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
+	}
+}
+
+const rootfsImage = "rootfs-image"
+
+func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
+	b := n.body
+	a.Payload.Type = n.label
+	if !b.unset("file") && !b.unset("files") {
+		e.report(fault("Conflicting arguments", "A payload takes file or files, not both.", b.rangeOf("files")))
+		return
+	}
+	if b.unset("file") && b.unset("files") && (n.label == rootfsImage || b.unset("meta_data")) {
+		if !b.content.incomplete {
+			e.report(fault("Missing argument", "The payload needs file or files: what to install.", n.rng.Ptr()))
+		}
+		return
+	}
+	if b.has("file") {
+		e.mustExist(b.text("file"), *b.rangeOf("file"))
+		a.Payload.Files = []string{e.pipeline.abs(b.text("file"))}
+	}
+	base := make(map[string]string)
+	for i, f := range b.texts("files") {
+		at := elementRange(b.content.attrs["files"].Expr, &problem{index: i})
+		e.mustExist(f, at)
+		if first, dup := base[path.Base(f)]; dup {
+			e.report(fault("Duplicate file name", fmt.Sprintf("%s and %s have one name in the artifact.", first, f), at.Ptr()))
+		}
+		base[path.Base(f)] = f
+		a.Payload.Files = append(a.Payload.Files, e.pipeline.abs(f))
+	}
+	if b.has("meta_data") {
+		v := b.values["meta_data"]
+		switch {
+		case n.label == rootfsImage:
+			e.report(fault("Unexpected argument", "A rootfs-image payload has no meta-data.", b.rangeOf("meta_data")))
+		case !v.Type().IsObjectType() && !v.Type().IsMapType():
+			e.report(fault("Wrong type of value", fmt.Sprintf("An object is needed here, not %s.", describe(v)), b.rangeOf("meta_data")))
+		case v.IsWhollyKnown():
+			data, err := ctyjson.Marshal(v, v.Type())
+			if err != nil {
+				e.report(fault("Wrong value", sentence("meta_data cannot be written as JSON: "+err.Error()), b.rangeOf("meta_data")))
+			}
+			a.Payload.MetaData = data
+		}
+	}
+	if n.label != rootfsImage {
+		return
+	}
+	if len(b.texts("files")) > 1 {
+		e.report(fault("Too many files", "A rootfs-image payload is exactly one file.", b.rangeOf("files")))
+		return
+	}
+	if len(a.Payload.Files) != 1 {
+		return
+	}
+	at := "file"
+	if b.unset("file") {
+		at = "files"
+	}
+	for _, address := range inst.body.texts("device_types") {
+		d := result[*DeviceType](e, address)
+		if d == nil {
+			continue
+		}
+		group, size, filesystem := d.Layout.slots()
+		e.mustFit(a.Payload.Files[0], fmt.Sprintf("the slots %s of %s", group, d.Layout.Address), size, filesystem, b.rangeOf(at))
+	}
+}
+
+// mustExist reports a file that is not there. Offline nothing is asked.
+func (e *evaluator) mustExist(name string, at hcl.Range) {
+	if e.facts == nil || name == "" {
+		return
+	}
+	if _, err := e.facts.regular(name); err != nil {
+		e.report(fault("File not found", sentence(err.Error()), at.Ptr()))
+	}
+}
+
+// mustFit reports a file system image that is larger than its place, or of another kind than the layout promises.
+func (e *evaluator) mustFit(file, place string, size int64, filesystem string, at *hcl.Range) {
+	if e.facts == nil || size == 0 {
+		return
+	}
+	got, err := e.facts.regular(file)
+	if err != nil {
+		return // reported
+	}
+	rel := file
+	if r, err := filepath.Rel(e.pipeline.dir, file); err == nil && !strings.HasPrefix(r, "..") {
+		rel = r
+	}
+	if got > size {
+		e.report(fault("File system too large for its place", fmt.Sprintf("%s has %s, but %s: only %s. Make the place larger in the layout, or the file smaller.",
+			rel, formatSize(got), place, formatSize(size)), at))
+		return
+	}
+	if got == 0 {
+		e.report(fault("Empty file", fmt.Sprintf("%s is empty; the build that makes it was probably interrupted.", rel), at))
+		return
+	}
+	kind, err := e.facts.filesystemOf(file)
+	if err != nil {
+		e.report(fault("Cannot read file", sentence(err.Error()), at))
+		return
+	}
+	if kind != "" && filesystem != "none" && filesystem != "" && kind != filesystem {
+		e.report(fault("Wrong file system", fmt.Sprintf("%s holds %s, but %s: declared as %s.", rel, kind, place, filesystem), at))
+	}
+}
+
+func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
+	b := inst.body
+	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server"))}
+	inst.result = im
+	rel := path.Join(filepath.ToSlash(e.out()), "images", im.Name+".img")
+	im.Path = e.pipeline.abs(rel)
+	device := result[*DeviceType](e, b.text("device_type"))
+	if device != nil {
+		im.DeviceType = *device
+	}
+	im.Artifact = result[*Artifact](e, b.text("artifact"))
+	if device != nil && im.Artifact != nil {
+		artifact := e.instances[b.text("artifact")]
+		fits := false
+		for _, address := range artifact.body.texts("device_types") {
+			fits = fits || address == device.Address
+		}
+		for _, name := range im.Artifact.DeviceTypes {
+			fits = fits || name == device.Name
+		}
+		if !fits && artifact.body.content.attrs["device_types"] != nil && artifact.body.has("device_types") && artifact.body.values["device_types"].IsWhollyKnown() {
+			e.report(fault("Artifact for another device type", fmt.Sprintf("%s is for %s, but the image is for %s.",
+				im.Artifact.Address, strings.Join(artifact.body.texts("device_types"), ", "), device.Address), b.rangeOf("artifact")))
+		}
+	}
+	filled := make(map[string]hcl.Range)
+	for _, n := range b.all("fill") {
+		if first, dup := filled[n.label]; dup {
+			e.report(fault("Duplicate fill", fmt.Sprintf("There is already a fill of %s, at %s:%d,%d.", n.label, first.Filename, first.Start.Line, first.Start.Column), n.labelRng.Ptr()))
+			continue
+		}
+		filled[n.label] = n.labelRng
+		im.Fills = append(im.Fills, e.computeFill(n, device))
+	}
+	if device != nil {
+		if group, _, _ := device.Layout.slots(); group != "" {
+			_, whole := filled[group]
+			_, slot := filled[group+"_a"]
+			if !whole && !slot {
+				e.report(caution("Slot stays empty", fmt.Sprintf("Nothing fills %s, so the device has nothing to boot. Add fill %q { file = ... }.", group, group), inst.block.rng.Ptr()))
+			}
+		}
+	}
+	return map[string]cty.Value{
+		"path": cty.StringVal(rel), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
+	}
+}
+
+func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
+	b := n.body
+	f := Fill{Partition: n.label, Both: b.flag("both"), Range: n.rng}
+	var set []string
+	for _, name := range []string{"file", "files", "dir"} {
+		if !b.unset(name) {
+			set = append(set, name)
+		}
+	}
+	switch {
+	case len(set) == 0:
+		e.report(fault("Missing argument", "A fill needs one of file, files and dir: what goes into the partition.", n.rng.Ptr()))
+	case len(set) > 1:
+		e.report(fault("Conflicting arguments", fmt.Sprintf("A fill takes one of file, files and dir, not %s.", strings.Join(set, " and ")), b.rangeOf(set[1])))
+	}
+
+	var target *Partition
+	if device != nil && len(device.Layout.Partitions) > 0 {
+		target = findPartition(device, n.label)
+		if target == nil {
+			var names []string
+			for _, p := range device.Layout.Partitions {
+				if p.Slot == "a" {
+					names = append(names, p.SlotGroup)
+				}
+				names = append(names, p.Name)
+			}
+			e.report(fault("Unknown partition", fmt.Sprintf("%s has no partition %s.%s", device.Layout.Address, n.label, suggestion(n.label, names, "Known: ")), n.labelRng.Ptr()))
+		} else if f.Both && target.SlotGroup != n.label {
+			e.report(fault("Unexpected argument", "both makes sense for slots only.", b.rangeOf("both")))
+		}
+	}
+	if b.has("file") {
+		e.mustExist(b.text("file"), *b.rangeOf("file"))
+		f.File = e.pipeline.abs(b.text("file"))
+		if target != nil {
+			e.mustFit(f.File, fmt.Sprintf("the area %s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, b.rangeOf("file"))
+		}
+	}
+	if b.has("files") {
+		f.Files = make(map[string]string)
+		for dest, src := range b.textMap("files") {
+			at := elementRange(b.content.attrs["files"].Expr, &problem{index: -1, key: dest})
+			if reason := checkInside(dest); reason != "" {
+				e.report(fault("Wrong path", reason, at.Ptr()))
+				continue
+			}
+			e.mustExist(src, at)
+			f.Files[path.Clean(dest)] = e.pipeline.abs(src)
+		}
+	}
+	if target != nil && target.Filesystem == "none" && (len(f.Files) > 0 || b.has("dir")) {
+		e.report(fault("No file system", fmt.Sprintf("The partition %s has no file system, so only file = ... can fill it.", n.label), b.rangeOf(set[0])))
+	}
+	if b.has("dir") {
+		f.Dir = e.pipeline.abs(b.text("dir"))
+		if e.facts != nil {
+			if err := e.facts.directory(b.text("dir")); err != nil {
+				e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("dir")))
+			}
+		}
+	}
+	return f
+}
+
+func findPartition(d *DeviceType, name string) *Partition {
+	for i := range d.Layout.Partitions {
+		if p := &d.Layout.Partitions[i]; p.Name == name || p.SlotGroup == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// checkInside tells what is wrong with a path inside a file system.
+func checkInside(name string) string {
+	clean := path.Clean(name)
+	if name == "" || path.IsAbs(name) || clean == "." || clean == ".." || strings.HasPrefix(clean, "../") || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) {
+		return fmt.Sprintf("%q is not a path inside the partition; write it relative to the partition's root, without \"..\".", shorten(name))
+	}
+	return ""
+}
+
+func (e *evaluator) computeRollout(inst *instance) {
+	b := inst.body
+	r := &Rollout{
+		Address: inst.address, Name: outputName(inst), FailureThreshold: b.float("failure_threshold"),
+		OnFailure: b.text("on_failure"), Retries: int(b.integer("retries")),
+	}
+	inst.result = r
+	if s := result[*Server](e, b.text("server")); s != nil {
+		r.Server = *s
+	}
+	seen := make(map[string]bool)
+	for i, address := range b.texts("artifacts") {
+		a := result[*Artifact](e, address)
+		if a == nil {
+			continue
+		}
+		at := elementRange(b.content.attrs["artifacts"].Expr, &problem{index: i})
+		if seen[address] {
+			e.report(fault("Duplicate artifact", fmt.Sprintf("%s is there twice.", address), at.Ptr()))
+			continue
+		}
+		seen[address] = true
+		if len(r.Artifacts) > 0 && a.Name != "" && r.Artifacts[0].Name != "" && a.Name != r.Artifacts[0].Name {
+			e.report(fault("Two releases in one rollout", fmt.Sprintf("A rollout brings one release, whose artifacts have one name, but %s is named %s and %s is named %s.",
+				r.Artifacts[0].Address, r.Artifacts[0].Name, a.Address, a.Name), at.Ptr()))
+		}
+		r.Artifacts = append(r.Artifacts, a)
+	}
+	for _, n := range b.all("target") {
+		r.Groups = n.body.texts("groups")
+	}
+	e.computePhases(inst, r)
+}
+
+func (e *evaluator) computePhases(inst *instance, r *Rollout) {
+	names := make(map[string]bool)
+	targetKnown := true
+	for _, n := range inst.body.all("target") {
+		targetKnown = n.body.has("groups")
+	}
+	var percent *big.Float
+	var count int64
+	complete := false
+	phases := inst.body.all("phase")
+	open := len(phases) == 0 // a dynamic block that is not known yet
+	for _, n := range phases {
+		b := n.body
+		if names[n.label] {
+			e.report(fault("Duplicate phase", fmt.Sprintf("There are two phases %s.", n.label), n.labelRng.Ptr()))
+		}
+		names[n.label] = true
+		var set []string
+		for _, name := range []string{"percent", "count", "groups"} {
+			if !b.unset(name) {
+				set = append(set, name)
+			}
+		}
+		if len(set) != 1 {
+			e.report(fault("Wrong phase", "A phase needs exactly one of percent, count and groups.", n.rng.Ptr()))
+			open = true
+			continue
+		}
+		ph := Phase{Name: n.label, Percent: b.float("percent"), Count: int(b.integer("count")), Groups: b.texts("groups")}
+		if b.has("soak") {
+			ph.Soak, _ = parseDuration(b.text("soak"))
+		}
+		if b.has("failure_threshold") {
+			f := b.float("failure_threshold")
+			ph.FailureThreshold = &f
+		}
+		complete = false
+		switch {
+		case !b.has(set[0]):
+			open = true
+		case set[0] == "percent":
+			p := b.values["percent"].AsBigFloat()
+			switch {
+			case p.Sign() == 0:
+				e.report(fault("Wrong phase", "A phase of 0 % does nothing.", b.rangeOf("percent")))
+			case percent != nil && p.Cmp(percent) <= 0:
+				e.report(fault("Phases do not increase", fmt.Sprintf("%s %% of the devices have the release after the phase before, so a phase of %s %% does nothing.", percent.Text('g', 6), p.Text('g', 6)), b.rangeOf("percent")))
+			}
+			percent = p
+			complete = p.Cmp(big.NewFloat(100)) == 0
+		case set[0] == "count":
+			c := b.integer("count")
+			if c <= count {
+				e.report(fault("Phases do not increase", fmt.Sprintf("%d devices have the release after a phase before, so a phase of %d does nothing.", count, c), b.rangeOf("count")))
+			}
+			count = c
+		case set[0] == "groups":
+			complete = true
+			for i, g := range ph.Groups {
+				if len(r.Groups) > 0 && targetKnown && !contains(r.Groups, g) {
+					e.report(fault("Group is not in the target", fmt.Sprintf("The phase names the group %s, but the rollout's target has only %s.", g, strings.Join(r.Groups, ", ")),
+						elementRange(b.content.attrs["groups"].Expr, &problem{index: i}).Ptr()))
+				}
+			}
+		}
+		r.Phases = append(r.Phases, ph)
+	}
+	if !complete && !open {
+		last := phases[len(phases)-1]
+		e.report(caution("Rollout stays incomplete", fmt.Sprintf("The last phase, %s, does not reach all devices. Add a phase with percent = 100, or leave it if that is meant.", last.label), last.rng.Ptr()))
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// outputName is the name of what an instance makes: its label, with the key of for_each.
+func outputName(inst *instance) string {
+	if !inst.keyed {
+		return inst.block.name
+	}
+	clean := strings.Map(func(r rune) rune {
+		if validName.MatchString(string(r)) {
+			return r
+		}
+		return '-'
+	}, inst.key)
+	return inst.block.name + "-" + clean
+}
+
+// out is the directory of outputs as written.
+func (e *evaluator) out() string {
+	v := e.symbol(symbol{root: "path", name: "out"}, hcl.Range{}).value
+	if !v.IsKnown() || v.IsNull() || v.Type() != cty.String {
+		return "out"
+	}
+	return v.AsString()
+}

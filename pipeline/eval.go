@@ -1,0 +1,892 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+	"github.com/twinkeel/twinkeel/internal/version"
+)
+
+// maxChain bounds how many values may wait for each other, which bounds the stack.
+const maxChain = 50_000
+
+// evaluator finds values on demand. Every symbol is evaluated once, when the first expression needs it; what it needs in
+// turn is found first, by recursion. A symbol that is met again while it waits is a cycle.
+//
+// A value that cannot be found becomes an unknown value, and the mistake is reported once, where it is. Unknown values
+// pass through everything without further reports. Offline (facts == nil), what only the file system tells is unknown,
+// too, so one evaluator serves validation and planning.
+type evaluator struct {
+	pipeline      *Pipeline
+	facts         *facts // nil: offline
+	needVariables bool   // a required variable without a value is an error
+	functions     *hcl.EvalContext
+	defaults      *hcl.EvalContext // functions of a variable's default
+
+	values    map[symbol]*symbolValue
+	stack     []waiting
+	instances map[string]*instance // by address
+	blocks    map[*block][]*instance
+	reported  map[string]bool
+	diags     hcl.Diagnostics
+}
+
+// symbolValue is a symbol's value, or its state while it is being found.
+type symbolValue struct {
+	done  bool
+	value cty.Value
+	size  int // see valueSize
+}
+
+// waiting is a symbol that is being evaluated, and the reference that asked for it.
+type waiting struct {
+	symbol symbol
+	from   hcl.Range
+}
+
+// instance is one evaluated block: the block itself, or one for each key of for_each.
+type instance struct {
+	block   *block
+	address string
+	key     string // of for_each
+	keyed   bool
+	body    *body
+	value   cty.Value
+	result  any // what the plan makes of it: *Layout, *DeviceType, *Signer, *Artifact, *Image, *Server, *Rollout
+}
+
+// body is the evaluated inside of a block.
+type body struct {
+	content *content
+	values  map[string]cty.Value // converted and unmarked; secrets of Secret arguments included
+	secret  map[string]bool      // arguments whose value is sensitive
+	nested  []*nestedBody
+}
+
+// nestedBody is an evaluated nested block.
+type nestedBody struct {
+	schema   *blockSchema
+	label    string
+	labelRng hcl.Range
+	rng      hcl.Range
+	body     *body
+}
+
+func (b *body) all(kind string) []*nestedBody {
+	var out []*nestedBody
+	for _, n := range b.nested {
+		if n.schema.Kind == kind {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// scope holds the names that only a part of the pipeline sees.
+type scope struct {
+	each      map[string]cty.Value // each, and iterators of dynamic blocks
+	functions *hcl.EvalContext
+}
+
+func (s *scope) with(name string, v cty.Value) *scope {
+	inner := &scope{each: make(map[string]cty.Value, len(s.each)+1), functions: s.functions}
+	for n, x := range s.each {
+		inner.each[n] = x
+	}
+	inner.each[name] = v
+	return inner
+}
+
+func newEvaluator(ctx context.Context, p *Pipeline, fsys FileSystem, needVariables bool) *evaluator {
+	e := &evaluator{
+		pipeline: p, needVariables: needVariables,
+		values: make(map[symbol]*symbolValue), instances: make(map[string]*instance),
+		blocks: make(map[*block][]*instance), reported: make(map[string]bool),
+	}
+	if fsys != nil {
+		e.facts = &facts{ctx: ctx, fs: fsys, dir: p.dir}
+	}
+	table := functionTable(p, e.facts)
+	e.functions = &hcl.EvalContext{Functions: table}
+	e.defaults = e.functions.NewChild()
+	e.defaults.Functions = envFunctions(p)
+	return e
+}
+
+func (e *evaluator) globalScope() *scope  { return &scope{functions: e.functions} }
+func (e *evaluator) defaultScope() *scope { return &scope{functions: e.defaults} }
+
+// report adds a diagnostic, once: the instances of a block repeat their mistakes.
+func (e *evaluator) report(d *hcl.Diagnostic) {
+	key := d.Summary + "\x00" + d.Detail
+	if d.Subject != nil {
+		key += "\x00" + d.Subject.String()
+	}
+	if e.reported[key] {
+		return
+	}
+	e.reported[key] = true
+	e.diags = append(e.diags, d)
+}
+
+// reportAt reports a mistake in an argument, with the values that led to it.
+func (e *evaluator) reportAt(summary, detail string, expr hcl.Expression, ctx *hcl.EvalContext) {
+	d := fault(summary, detail, expr.Range().Ptr())
+	d.Expression, d.EvalContext = expr, ctx
+	e.report(d)
+}
+
+// value evaluates an expression. When that fails the mistake has been reported and the value is unknown.
+func (e *evaluator) value(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalContext) {
+	v, ctx, ok := e.valueIn(expr, sc)
+	if !ok {
+		return cty.DynamicVal, ctx
+	}
+	return v, ctx
+}
+
+func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalContext, bool) {
+	ctx := sc.functions
+	traversals := expr.Variables()
+	if len(traversals) > 0 {
+		var tooLarge bool
+		ctx, tooLarge = e.contextFor(traversals, sc)
+		if tooLarge {
+			e.report(fault("Value too large", fmt.Sprintf("The values that go in here have together more than %s.", formatSize(maxInputSize)), expr.Range().Ptr()))
+			return cty.NilVal, ctx, false
+		}
+	}
+	v, diags := safeValue(expr, ctx)
+	if diags.HasErrors() {
+		for _, d := range diags {
+			e.report(d)
+		}
+		return cty.NilVal, ctx, false
+	}
+	if _, reason := valueSize(v); reason != "" {
+		e.report(fault("Value too large", reason, expr.Range().Ptr()))
+		return cty.NilVal, ctx, false
+	}
+	return v, ctx, true
+}
+
+// safeValue evaluates an expression. HCL and cty have panicked on odd values before; the process survives if they do so again.
+func safeValue(expr hcl.Expression, ctx *hcl.EvalContext) (v cty.Value, diags hcl.Diagnostics) {
+	defer func() {
+		if recover() != nil {
+			v, diags = cty.DynamicVal, hcl.Diagnostics{fault("Cannot evaluate", "This expression makes the evaluator fail. Please report it, with the expression.", expr.Range().Ptr())}
+		}
+	}()
+	return expr.Value(ctx)
+}
+
+// tree is the values of an expression's references by name, step by step.
+type tree struct {
+	value    cty.Value // of a leaf
+	children map[string]*tree
+}
+
+func (t *tree) put(path []string, v cty.Value) {
+	if t.value != cty.NilVal {
+		return // all of it is there
+	}
+	if len(path) == 0 {
+		t.value, t.children = v, nil
+		return
+	}
+	if t.children == nil {
+		t.children = make(map[string]*tree)
+	}
+	child := t.children[path[0]]
+	if child == nil {
+		child = &tree{}
+		t.children[path[0]] = child
+	}
+	child.put(path[1:], v)
+}
+
+func (t *tree) build() cty.Value {
+	if t.value != cty.NilVal {
+		return t.value
+	}
+	attrs := make(map[string]cty.Value, len(t.children))
+	for name, c := range t.children {
+		attrs[name] = c.build()
+	}
+	return cty.ObjectVal(attrs)
+}
+
+// contextFor makes the context of one expression: only what it refers to is in it, so the work for a pipeline grows with
+// its references and not with their square.
+func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.EvalContext, tooLarge bool) {
+	roots := make(map[string]*tree)
+	total := 0
+	put := func(v cty.Value, path ...string) {
+		t := roots[path[0]]
+		if t == nil {
+			t = &tree{}
+			roots[path[0]] = t
+		}
+		t.put(path[1:], v)
+	}
+	for _, t := range traversals {
+		root := t.RootName()
+		if v, ok := sc.each[root]; ok {
+			put(v, root)
+			continue
+		}
+		if !rootNames[root] || root == "each" {
+			put(cty.DynamicVal, root)
+			continue
+		}
+		ref, d := e.pipeline.parseReference(t)
+		if d != nil { // reported when the pipeline was loaded
+			path := []string{root}
+			for _, step := range t[1:] {
+				name, ok := stepName(step)
+				if !ok {
+					break
+				}
+				path = append(path, name)
+			}
+			put(cty.DynamicVal, path...)
+			continue
+		}
+		v := e.symbol(ref.symbol, t.SourceRange())
+		if len(ref.rest) == 0 {
+			total += v.size
+		}
+		path := []string{ref.symbol.root}
+		if ref.symbol.typ != "" {
+			path = append(path, ref.symbol.typ)
+		}
+		if ref.symbol.name != "" {
+			path = append(path, ref.symbol.name)
+		}
+		put(v.value, path...)
+	}
+	ctx := sc.functions.NewChild()
+	ctx.Variables = make(map[string]cty.Value, len(roots))
+	for name, t := range roots {
+		ctx.Variables[name] = t.build()
+	}
+	return ctx, total > maxInputSize
+}
+
+// symbol returns the value of a symbol, finding it when it is asked for the first time.
+func (e *evaluator) symbol(s symbol, from hcl.Range) *symbolValue {
+	if found := e.values[s]; found != nil {
+		if !found.done {
+			e.reportCycle(s, from)
+			return &symbolValue{done: true, value: cty.DynamicVal}
+		}
+		return found
+	}
+	entry := &symbolValue{}
+	e.values[s] = entry
+	e.stack = append(e.stack, waiting{s, from})
+	if len(e.stack) > maxChain {
+		e.report(fault("Chain of references too long", fmt.Sprintf("More than %d values wait for each other here.", maxChain), from.Ptr()))
+		entry.value = cty.DynamicVal
+	} else {
+		entry.value = e.find(s)
+	}
+	e.stack = e.stack[:len(e.stack)-1]
+	entry.size, _ = valueSize(entry.value)
+	entry.done = true
+	return entry
+}
+
+func (e *evaluator) find(s symbol) cty.Value {
+	p := e.pipeline
+	switch s.root {
+	case "var":
+		return e.variable(p.variables[s.name])
+	case "local":
+		v, _ := e.value(p.locals[s.name].Expr, e.globalScope())
+		if v.ContainsMarked() {
+			p.keepSecret(onlyMarked(v))
+		}
+		return v
+	case "path":
+		if s.name == "root" {
+			return cty.StringVal(".")
+		}
+		return cty.StringVal(e.outDir())
+	case "twinkeel":
+		return cty.StringVal(version.Version)
+	}
+	if s.name == "" {
+		return e.wholeKind(s)
+	}
+	return e.block(p.blocks[s.String()])
+}
+
+// wholeKind is an object of all blocks of a kind, or of one of its types.
+func (e *evaluator) wholeKind(s symbol) cty.Value {
+	schema := language.byKind[s.root]
+	attrs := make(map[string]cty.Value)
+	if schema.typed() && s.typ == "" {
+		for _, t := range schema.Types {
+			attrs[t.Name] = e.wholeKind(symbol{root: s.root, typ: t.Name})
+		}
+		return cty.ObjectVal(attrs)
+	}
+	for _, b := range e.pipeline.byKind[s.root] {
+		if b.typ == s.typ {
+			sym := symbol{root: s.root, typ: s.typ, name: b.name}
+			attrs[b.name] = e.symbol(sym, b.rng).value
+		}
+	}
+	return cty.ObjectVal(attrs)
+}
+
+// reportCycle reports a symbol that waits for itself, with every step on the way.
+func (e *evaluator) reportCycle(s symbol, from hcl.Range) {
+	start := slices.IndexFunc(e.stack, func(w waiting) bool { return w.symbol == s })
+	cycle := e.stack[start:]
+	if len(cycle) == 1 {
+		e.report(fault("Cycle", fmt.Sprintf("%s refers to itself.", s), from.Ptr()))
+		return
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "These values wait for each other:\n")
+	const most = 20
+	for i, w := range cycle {
+		if i >= most {
+			fmt.Fprintf(&text, "  ... and %d more\n", len(cycle)-most)
+			break
+		}
+		next, at := s, from
+		if i+1 < len(cycle) {
+			next, at = cycle[i+1].symbol, cycle[i+1].from
+		}
+		fmt.Fprintf(&text, "  %s needs %s (%s:%d,%d)\n", w.symbol, next, filepath.Base(at.Filename), at.Start.Line, at.Start.Column)
+	}
+	e.report(fault("Cycle", strings.TrimRight(text.String(), "\n"), from.Ptr()))
+}
+
+// outDir is where outputs go, as written.
+func (e *evaluator) outDir() string {
+	for _, b := range e.pipeline.others["twinkeel"] {
+		if b.content == nil {
+			continue
+		}
+		body := e.evaluateBody(b.content, e.globalScope())
+		if v := body.values["out_dir"]; v.IsKnown() && !v.IsNull() {
+			return v.AsString()
+		}
+	}
+	return "out"
+}
+
+// block evaluates all instances of a block and returns what references to it see: an object, or with for_each a map of
+// objects.
+func (e *evaluator) block(b *block) cty.Value {
+	object := b.schema.object
+	if b.content == nil {
+		return cty.DynamicVal
+	}
+	if b.forEach == nil {
+		inst := &instance{block: b, address: b.address()}
+		e.evaluate(inst, e.globalScope())
+		e.blocks[b] = []*instance{inst}
+		return inst.value
+	}
+	items, known, ok := e.forEach(b.forEach.Expr, e.globalScope())
+	if !ok || !known { // check once what does not depend on the key
+		inst := &instance{block: b, address: b.address() + "[…]"}
+		each := cty.ObjectVal(map[string]cty.Value{"key": cty.UnknownVal(cty.String), "value": cty.DynamicVal})
+		e.evaluate(inst, e.globalScope().with("each", each))
+		return cty.UnknownVal(cty.Map(object))
+	}
+	values := make(map[string]cty.Value, len(items))
+	for _, item := range items {
+		inst := &instance{block: b, key: item.key, keyed: true, address: fmt.Sprintf("%s[%q]", b.address(), item.key)}
+		each := cty.ObjectVal(map[string]cty.Value{"key": cty.StringVal(item.key), "value": item.value})
+		e.evaluate(inst, e.globalScope().with("each", each))
+		e.blocks[b] = append(e.blocks[b], inst)
+		values[item.key] = inst.value
+	}
+	if len(values) == 0 {
+		return cty.MapValEmpty(object)
+	}
+	return cty.MapVal(values)
+}
+
+// item is one element of a for_each.
+type item struct {
+	key   string
+	value cty.Value
+}
+
+// forEach evaluates a for_each. Keys become parts of addresses and file names, so they must be known and no secret.
+func (e *evaluator) forEach(expr hcl.Expression, sc *scope) (items []item, known, ok bool) {
+	v, ctx, ok := e.valueIn(expr, sc)
+	if !ok {
+		return nil, false, false
+	}
+	if v.ContainsMarked() {
+		p := refuseSecret(metaForEach, v)
+		e.reportAt(p.summary, p.detail, expr, ctx)
+		return nil, false, false
+	}
+	ty := v.Type()
+	switch {
+	case v.IsNull():
+		e.reportAt("Wrong for_each", "The value is null.", expr, ctx)
+		return nil, false, false
+	case ty == cty.DynamicPseudoType && !v.IsKnown():
+	case ty.IsMapType() || ty.IsObjectType():
+	case ty.IsSetType() && ty.ElementType() == cty.String:
+	case ty.IsSetType() && ty.ElementType() == cty.DynamicPseudoType:
+	case ty.IsTupleType() || ty.IsListType():
+		e.reportAt("Wrong for_each", "A map or a set of strings is needed here, not a list, whose elements have no lasting names. toset( ... ) makes a set of a list of strings.", expr, ctx)
+		return nil, false, false
+	default:
+		e.reportAt("Wrong for_each", fmt.Sprintf("A map or a set of strings is needed here, not %s.", describe(v)), expr, ctx)
+		return nil, false, false
+	}
+	if !v.IsKnown() || ty.IsSetType() && !v.IsWhollyKnown() {
+		if e.facts != nil && !e.failed() {
+			e.reportAt("Wrong for_each", "The keys are known only after the build, so nobody can say yet what there will be.", expr, ctx)
+		}
+		return nil, false, true
+	}
+	for it := v.ElementIterator(); it.Next(); {
+		k, val := it.Element()
+		if k.IsNull() {
+			e.reportAt("Wrong for_each", "An element of the set is null.", expr, ctx)
+			return nil, false, false
+		}
+		key := k.AsString()
+		if key == "" || len(key) > maxName || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			e.reportAt("Wrong for_each", fmt.Sprintf("%q cannot be a key: it is empty, too long or holds control characters.", shorten(key)), expr, ctx)
+			return nil, false, false
+		}
+		items = append(items, item{key, val})
+	}
+	return items, true, true
+}
+
+func (e *evaluator) failed() bool { return e.diags.HasErrors() }
+
+// evaluate finds the values of an instance: its arguments, what it computes, and its place in the plan.
+func (e *evaluator) evaluate(inst *instance, sc *scope) {
+	inst.body = e.evaluateBody(inst.block.content, sc)
+	e.instances[inst.address] = inst
+	computed := e.compute(inst)
+
+	object := inst.block.schema.object
+	attrs := make(map[string]cty.Value)
+	for name, ty := range object.AttributeTypes() {
+		v, ok := computed[name]
+		if !ok {
+			v, ok = inst.body.values[name]
+			if ok && inst.body.secret[name] {
+				v = v.Mark(secretOf(inst.address + "." + name))
+			}
+		}
+		switch {
+		case name == "id":
+			v = cty.StringVal(inst.address)
+		case !ok || v == cty.NilVal:
+			v = cty.NullVal(ty)
+		}
+		attrs[name] = v
+	}
+	inst.value = cty.ObjectVal(attrs)
+}
+
+func (e *evaluator) evaluateBody(c *content, sc *scope) *body {
+	b := &body{content: c, values: make(map[string]cty.Value), secret: make(map[string]bool)}
+	for _, s := range c.schemas {
+		a := c.attrs[s.Name]
+		switch {
+		case a != nil:
+			v, secret := e.argument(s, a, sc)
+			b.values[s.Name], b.secret[s.Name] = v, secret
+		case s.Default != cty.NilVal:
+			b.values[s.Name] = s.Default
+		case s.Required: // reported; whoever uses it must not report again
+			b.values[s.Name] = cty.UnknownVal(s.Type.cty)
+		default:
+			b.values[s.Name] = cty.NullVal(s.Type.cty)
+		}
+	}
+	for _, n := range c.nested {
+		if n.content == nil {
+			continue
+		}
+		if n.dynamic == nil {
+			b.nested = append(b.nested, &nestedBody{schema: n.schema, label: n.label, labelRng: n.labelRng, rng: n.rng, body: e.evaluateBody(n.content, sc)})
+			continue
+		}
+		b.nested = append(b.nested, e.expand(n, sc)...)
+	}
+	return b
+}
+
+// expand makes the blocks of a dynamic block.
+func (e *evaluator) expand(n *nestedBlock, sc *scope) []*nestedBody {
+	d := n.dynamic
+	v, ctx, ok := e.valueIn(d.forEach, sc)
+	if !ok {
+		return nil
+	}
+	if v.ContainsMarked() {
+		p := refuseSecret(metaForEach, v)
+		e.reportAt(p.summary, p.detail, d.forEach, ctx)
+		return nil
+	}
+	if !v.IsKnown() {
+		if e.facts != nil && !e.failed() {
+			e.reportAt("Wrong for_each", "The value is known only after the build, so nobody can say yet how many blocks there will be.", d.forEach, ctx)
+		}
+		inner := sc.with(d.iterator, cty.ObjectVal(map[string]cty.Value{"key": cty.DynamicVal, "value": cty.DynamicVal}))
+		e.evaluateBody(n.content, inner)
+		return nil
+	}
+	if v.IsNull() || !v.CanIterateElements() {
+		e.reportAt("Wrong for_each", fmt.Sprintf("A list, a set or a map is needed here, not %s.", describe(v)), d.forEach, ctx)
+		return nil
+	}
+	var out []*nestedBody
+	for it := v.ElementIterator(); it.Next(); {
+		key, val := it.Element()
+		if v.Type().IsSetType() {
+			key = val
+		}
+		inner := sc.with(d.iterator, cty.ObjectVal(map[string]cty.Value{"key": key, "value": val}))
+		made := *n
+		if d.label != nil {
+			label, labelCtx := e.value(d.label, inner)
+			made.labelRng = d.label.Range()
+			switch {
+			case label.ContainsMarked():
+				p := refuseSecret("A label", label)
+				e.reportAt(p.summary, p.detail, d.label, labelCtx)
+				continue
+			case !label.IsKnown():
+				continue
+			case label.IsNull() || label.Type() != cty.String:
+				e.reportAt("Wrong dynamic block", "A label is a text.", d.label, labelCtx)
+				continue
+			}
+			made.label = label.AsString()
+			if diags := made.checkLabel(); diags.HasErrors() {
+				e.report(diags[0])
+				continue
+			}
+		}
+		out = append(out, &nestedBody{schema: n.schema, label: made.label, labelRng: made.labelRng, rng: n.rng, body: e.evaluateBody(n.content, inner)})
+	}
+	return out
+}
+
+// argument evaluates an argument and converts it to its type. A value that is no good has been reported and is unknown.
+func (e *evaluator) argument(s *attrSchema, a *hcl.Attribute, sc *scope) (_ cty.Value, secret bool) {
+	unknown := cty.UnknownVal(s.Type.cty)
+	v, ctx, ok := e.valueIn(a.Expr, sc)
+	if !ok {
+		return unknown, false
+	}
+	if v.ContainsMarked() && len(s.Type.refs()) == 0 {
+		e.pipeline.keepSecret(onlyMarked(v))
+		if !s.Secret {
+			p := refuseSecret(s.Name, v)
+			e.reportAt(p.summary, p.detail, a.Expr, ctx)
+			return unknown, false
+		}
+		v, _ = v.UnmarkDeep()
+		secret = true
+	}
+	if v.IsMarked() { // a reference that a secret chose
+		p := refuseSecret(s.Name, v)
+		e.reportAt(p.summary, p.detail, a.Expr, ctx)
+		return unknown, false
+	}
+	fail := func(summary, detail string, rng hcl.Range) {
+		d := fault(summary, detail, &rng)
+		if !secret {
+			d.Expression, d.EvalContext = a.Expr, ctx
+		}
+		e.report(d)
+	}
+	switch {
+	case v.IsNull():
+		if s.Required && s.Type != tAny {
+			fail("Missing value", fmt.Sprintf("%s is required, but its value is null.", s.Name), a.Expr.Range())
+			return unknown, secret
+		}
+		if s.Default != cty.NilVal {
+			return s.Default, secret
+		}
+		return cty.NullVal(s.Type.cty), secret
+	case !v.IsKnown():
+		return unknown, secret
+	}
+	out, p := s.Type.convert(e, v)
+	if p != nil {
+		summary := p.summary
+		detail := p.detail
+		if secret {
+			detail = fmt.Sprintf("The value of %s does not fit (%s); it is sensitive and not shown.", s.Name, s.Type.name)
+		}
+		fail(summary, detail, elementRange(a.Expr, p))
+		return unknown, secret
+	}
+	if len(s.Enum) > 0 && out.IsKnown() && !slices.Contains(s.Enum, out.AsString()) {
+		fail("Wrong value", fmt.Sprintf("%s cannot be %q.%s", s.Name, shorten(out.AsString()), enumSuggestion(out.AsString(), s.Enum)), a.Expr.Range())
+		return unknown, secret
+	}
+	if s.Check != nil && out.IsKnown() {
+		if reason := s.Check(out); reason != "" {
+			fail("Wrong value", fmt.Sprintf("%s: %s", s.Name, reason), a.Expr.Range())
+			return unknown, secret
+		}
+	}
+	return out, secret
+}
+
+func enumSuggestion(given string, enum []string) string {
+	if best := closest(given, enum); best != "" {
+		return fmt.Sprintf(" Did you mean %q?", best)
+	}
+	quoted := make([]string, len(enum))
+	for i, s := range enum {
+		quoted[i] = fmt.Sprintf("%q", s)
+	}
+	return " Possible: " + strings.Join(quoted, ", ") + "."
+}
+
+// elementRange finds the guilty element of a list or a map where it is written out.
+func elementRange(expr hcl.Expression, p *problem) hcl.Range {
+	if p.index >= 0 {
+		if elems, diags := hcl.ExprList(expr); !diags.HasErrors() && p.index < len(elems) {
+			return elems[p.index].Range()
+		}
+	}
+	if p.key != "" {
+		if pairs, diags := hcl.ExprMap(expr); !diags.HasErrors() {
+			for _, pair := range pairs {
+				if k, keyDiags := pair.Key.Value(nil); !keyDiags.HasErrors() && k.Type() == cty.String && k.IsKnown() && !k.IsNull() && k.AsString() == p.key {
+					return pair.Value.Range()
+				}
+			}
+		}
+	}
+	return expr.Range()
+}
+
+// refs are the kinds that the type refers to, itself or by its elements.
+func (t *fieldType) refs() []string {
+	if t.elem != nil {
+		return t.elem.refs()
+	}
+	return t.ref
+}
+
+// resolveObject implements [refResolver].
+func (e *evaluator) resolveObject(v cty.Value) (address, kind string, ok bool) {
+	if v.IsMarked() || v.IsNull() || !v.IsKnown() || !v.Type().IsObjectType() || !v.Type().HasAttribute("id") {
+		return "", "", false
+	}
+	id, marks := v.GetAttr("id").Unmark()
+	if len(marks) > 0 || id.Type() != cty.String || id.IsNull() || !id.IsKnown() {
+		return "", "", false
+	}
+	inst := e.instances[id.AsString()]
+	if inst == nil || !v.Type().Equals(inst.block.schema.object) {
+		return "", "", false
+	}
+	return inst.address, inst.block.schema.Kind, true
+}
+
+// labelled implements [refResolver].
+func (e *evaluator) labelled(kinds []string, name string) string {
+	for _, kind := range kinds {
+		for _, b := range e.pipeline.byKind[kind] {
+			if b.name == name || b.address() == name || strings.TrimPrefix(b.address(), kind+".") == name {
+				return b.address()
+			}
+			if insts := e.blocks[b]; len(insts) == 1 {
+				if d, ok := insts[0].result.(*DeviceType); ok && d.Name == name {
+					return b.address()
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// assert checks a condition block; where it stands in the file is the subject unless one is given.
+func (e *evaluator) assert(c *content, summary string, subject *hcl.Range) {
+	condition, message := c.attrs["condition"], c.attrs["error_message"]
+	if condition == nil || message == nil {
+		return
+	}
+	sc := e.globalScope()
+	v, ctx, ok := e.valueIn(condition.Expr, sc)
+	if !ok {
+		return
+	}
+	v, _ = v.Unmark()
+	if !v.IsKnown() {
+		return
+	}
+	out, p := tBool.convert(e, orNull(v))
+	if v.IsNull() || p != nil {
+		e.reportAt("Wrong type of value", "A condition is true or false.", condition.Expr, ctx)
+		return
+	}
+	if out.True() {
+		return
+	}
+	text := "The condition does not hold."
+	if m, _, ok := e.valueIn(message.Expr, sc); ok {
+		switch {
+		case m.ContainsMarked():
+			text = "The message of this condition holds a sensitive value and is not shown."
+		case m.IsKnown() && !m.IsNull() && m.Type() == cty.String:
+			text = m.AsString()
+		}
+	}
+	if subject == nil {
+		subject = condition.Expr.Range().Ptr()
+	}
+	d := fault(summary, text, subject)
+	d.Expression, d.EvalContext = condition.Expr, ctx
+	e.report(d)
+}
+
+func orNull(v cty.Value) cty.Value {
+	if v.IsNull() {
+		return cty.NullVal(cty.Bool)
+	}
+	return v
+}
+
+// everything evaluates all there is.
+func (e *evaluator) everything() {
+	p := e.pipeline
+	for _, name := range keys(p.variables) {
+		e.symbol(symbol{root: "var", name: name}, p.variables[name].rng)
+	}
+	e.validateVariables()
+	for _, name := range p.localSort {
+		e.symbol(symbol{root: "local", name: name}, p.locals[name].NameRange)
+	}
+	e.symbol(symbol{root: "path", name: "out"}, hcl.Range{})
+	for _, kind := range language.kinds() {
+		for _, b := range p.byKind[kind] {
+			e.symbol(symbol{root: kind, typ: b.typ, name: b.name}, b.rng)
+		}
+	}
+	e.checks()
+	for _, b := range p.others["output"] {
+		e.output(b)
+	}
+}
+
+// checks evaluates the check blocks.
+func (e *evaluator) checks() {
+	for _, b := range e.pipeline.others["check"] {
+		if b.content == nil {
+			continue
+		}
+		for _, n := range b.content.nested {
+			if n.dynamic != nil {
+				e.report(fault("Wrong dynamic block", "Assertions cannot be dynamic.", n.rng.Ptr()))
+				continue
+			}
+			e.assert(n.content, "Check failed", nil)
+		}
+	}
+}
+
+// Validate evaluates the whole pipeline without the file system, keys or network. Facts of sources and required
+// variables without a value are unknown. What Load has reported is not repeated.
+func (p *Pipeline) Validate() hcl.Diagnostics {
+	if p.checked == nil {
+		p.checked = newEvaluator(context.Background(), p, nil, false)
+		p.checked.everything()
+		diag.Sort(p.checked.diags)
+	}
+	return p.checked.diags
+}
+
+// Limits of values. A pipeline of twenty lines can double a text with each; memory is bounded here.
+const (
+	maxValueSize = 16 << 20 // bytes of texts and 64 for each element
+	maxInputSize = 64 << 20 // of all values that one expression takes in whole
+	maxValueNest = 500
+	maxDigits    = 10_000 // of a number
+)
+
+// valueSize measures a value and tells what is too large about it.
+func valueSize(v cty.Value) (int, string) {
+	if ty := v.Type(); ty == cty.Bool || ty == cty.DynamicPseudoType {
+		return 8, ""
+	}
+	size := 0
+	reason := ""
+	var measure func(v cty.Value, depth int) bool
+	measure = func(v cty.Value, depth int) bool {
+		if depth > maxValueNest {
+			reason = fmt.Sprintf("The value is nested more than %d deep.", maxValueNest)
+			return false
+		}
+		v, _ = v.Unmark()
+		size += 64
+		if !v.IsKnown() || v.IsNull() {
+			return true
+		}
+		switch ty := v.Type(); {
+		case ty == cty.String:
+			size += len(v.AsString())
+		case ty == cty.Number:
+			if exp := v.AsBigFloat().MantExp(nil); exp > 3*maxDigits || exp < -3*maxDigits {
+				reason = "The number has too many digits."
+				return false
+			}
+		case ty.IsCollectionType() || ty.IsTupleType() || ty.IsObjectType():
+			for it := v.ElementIterator(); it.Next(); {
+				k, element := it.Element()
+				if ty.IsObjectType() || ty.IsMapType() {
+					size += len(k.AsString())
+				}
+				if !measure(element, depth+1) {
+					return false
+				}
+			}
+		}
+		if size > maxValueSize {
+			reason = fmt.Sprintf("The value has more than %s.", formatSize(maxValueSize))
+			return false
+		}
+		return true
+	}
+	measure(v, 0)
+	return size, reason
+}
+
+// onlyMarked cuts a value down to the parts that carry a mark.
+func onlyMarked(v cty.Value) cty.Value {
+	var parts []cty.Value
+	_ = cty.Walk(v, func(_ cty.Path, part cty.Value) (bool, error) {
+		if part.IsMarked() {
+			parts = append(parts, part)
+			return false, nil
+		}
+		return true, nil
+	})
+	return cty.TupleVal(parts)
+}

@@ -1,0 +1,364 @@
+package pipeline
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	goversion "github.com/hashicorp/go-version"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	hcljson "github.com/hashicorp/hcl/v2/json"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+	"github.com/twinkeel/twinkeel/internal/version"
+)
+
+// File names.
+const (
+	suffixHCL      = ".twinkeel.hcl"
+	suffixJSON     = ".twinkeel.json"
+	suffixVarsHCL  = ".twinkeelvars.hcl"
+	suffixVarsJSON = ".twinkeelvars.json"
+	suffixAutoHCL  = ".auto.twinkeelvars.hcl"
+	suffixAutoJSON = ".auto.twinkeelvars.json"
+	maxFiles       = 1_000
+)
+
+// Pipeline is a loaded directory: what its files declare, with nothing evaluated.
+type Pipeline struct {
+	dir     string // absolute
+	environ map[string]string
+	files   map[string]*hcl.File
+
+	variables map[string]*variable
+	locals    map[string]*hcl.Attribute
+	blocks    map[string]*block            // by address
+	byKind    map[string][]*block          // of blocks with an address, in order of declaration
+	others    map[string][]*block          // twinkeel, check, output
+	children  map[string]map[string]*block // of a kind (or KIND.TYPE), by name
+	given     map[string]*givenValue       // of variables
+	localSort []string                     // names of locals in order of declaration
+
+	secrets   map[string]bool
+	loadDiags hcl.Diagnostics
+	checked   *evaluator // the offline evaluation, once made
+}
+
+// block is a declared block.
+type block struct {
+	schema  *blockSchema
+	typ     string // type label, or ""
+	name    string // label, or ""
+	content *content
+	rng     hcl.Range // of the header
+	nameRng hcl.Range
+	forEach *hcl.Attribute
+}
+
+// address is what references call the block.
+func (b *block) address() string {
+	if b.typ != "" {
+		return b.schema.Kind + "." + b.typ + "." + b.name
+	}
+	return b.schema.Kind + "." + b.name
+}
+
+// Load reads the files of a pipeline and checks everything that needs no values: syntax, blocks, arguments, references.
+// The Pipeline is never nil, so that its Files can serve to print the diagnostics. Evaluation comes with
+// [Pipeline.Validate] and [Pipeline.Plan]; Validate works on a pipeline with errors too and finds what else is wrong.
+func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
+	dir := o.Dir
+	if dir == "" {
+		dir = "."
+	}
+	p := &Pipeline{
+		files:     make(map[string]*hcl.File),
+		environ:   make(map[string]string),
+		variables: make(map[string]*variable),
+		locals:    make(map[string]*hcl.Attribute),
+		blocks:    make(map[string]*block),
+		byKind:    make(map[string][]*block),
+		others:    make(map[string][]*block),
+		children:  make(map[string]map[string]*block),
+		given:     make(map[string]*givenValue),
+	}
+	for _, entry := range o.Environ {
+		if name, value, ok := strings.Cut(entry, "="); ok {
+			p.environ[name] = value
+		}
+	}
+	p.loadDiags = p.load(dir, o)
+	diag.Sort(p.loadDiags)
+	return p, p.loadDiags
+}
+
+func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return hcl.Diagnostics{fault("Directory not found", sentence(err.Error()), nil)}
+	}
+	p.dir = abs
+	paths, err := SourceFiles(dir)
+	if err != nil {
+		return hcl.Diagnostics{fault("No pipeline found", sentence(err.Error()), nil)}
+	}
+	var diags hcl.Diagnostics
+	var bodies []hcl.Body
+	for _, path := range paths {
+		body, fileDiags := p.parseFile(path)
+		diags = append(diags, fileDiags...)
+		if body != nil {
+			bodies = append(bodies, body)
+		}
+	}
+	// A file that is written for another version is not expected to make sense, so this goes before anything else.
+	if versionDiags := checkRequiredVersion(bodies); versionDiags.HasErrors() {
+		return versionDiags
+	}
+	for _, body := range bodies {
+		diags = append(diags, p.declare(body)...)
+	}
+	diags = append(diags, p.readGiven(dir, o)...)
+	diags = append(diags, p.checkReferences()...)
+	return diags
+}
+
+// Dir is the pipeline's directory, absolute.
+func (p *Pipeline) Dir() string { return p.dir }
+
+// Files are the sources by the names that diagnostics use, values from the command line and the environment included.
+func (p *Pipeline) Files() map[string]*hcl.File { return p.files }
+
+// SourceFiles returns the files of the pipeline in dir, sorted. Names that begin with a dot, end in ~ or stand between #
+// are skipped, as editors leave them behind. It is an error when there is none.
+func SourceFiles(dir string) ([]string, error) {
+	paths, err := listFiles(dir, suffixHCL, suffixJSON)
+	if err != nil {
+		return nil, err
+	}
+	if len(paths) == 0 {
+		return nil, fmt.Errorf("there is no *%s or *%s file in %s", suffixHCL, suffixJSON, dir)
+	}
+	return paths, nil
+}
+
+func listFiles(dir string, suffixes ...string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading directory: %w", err)
+	}
+	var paths []string
+	for _, e := range entries {
+		name := e.Name()
+		if e.IsDir() || strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") || strings.HasPrefix(name, "#") {
+			continue
+		}
+		if slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(name, s) && len(name) > len(s) }) {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	if len(paths) > maxFiles {
+		return nil, fmt.Errorf("%s holds %d files of a pipeline; at most %d are read", dir, len(paths), maxFiles)
+	}
+	return paths, nil // ReadDir sorts
+}
+
+func readSource(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if len(src) > maxFileSize {
+		return nil, fmt.Errorf("%s is larger than %s", path, formatSize(maxFileSize))
+	}
+	return src, nil
+}
+
+var byteOrderMark = []byte("\ufeff")
+
+// parseFile reads and parses one file. The syntax follows from the name.
+func (p *Pipeline) parseFile(path string) (hcl.Body, hcl.Diagnostics) {
+	src, err := readSource(path)
+	if err != nil {
+		return nil, hcl.Diagnostics{fault("Cannot read file", sentence(err.Error()), nil)}
+	}
+	file, diags := parseSource(src, path)
+	if file != nil {
+		p.files[path] = file
+	}
+	if file == nil || file.Body == nil {
+		return nil, diags
+	}
+	return file.Body, diags
+}
+
+func parseSource(src []byte, path string) (*hcl.File, hcl.Diagnostics) {
+	src = bytes.TrimPrefix(src, byteOrderMark)
+	check := checkNesting
+	if isJSON(path) {
+		check = checkJSONNesting
+	}
+	if diags := check(src, path); diags.HasErrors() {
+		return &hcl.File{Bytes: src}, diags
+	}
+	if isJSON(path) {
+		file, diags := hcljson.Parse(src, path)
+		if file == nil {
+			file = &hcl.File{Bytes: src}
+		}
+		return file, diags
+	}
+	return hclsyntax.ParseConfig(src, path, hcl.InitialPos)
+}
+
+func isJSON(path string) bool { return strings.HasSuffix(path, ".json") }
+
+// checkRequiredVersion looks for required_version alone, whatever else the files hold.
+func checkRequiredVersion(bodies []hcl.Body) hcl.Diagnostics {
+	var diags hcl.Diagnostics
+	current := goversion.Must(goversion.NewVersion(version.Version)).Core()
+	for _, body := range bodies {
+		top, _, _ := body.PartialContent(&hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "twinkeel"}}})
+		for _, b := range top.Blocks {
+			inner, _, _ := b.Body.PartialContent(&hcl.BodySchema{Attributes: []hcl.AttributeSchema{{Name: "required_version"}}})
+			attr, ok := inner.Attributes["required_version"]
+			if !ok {
+				continue
+			}
+			v, valueDiags := attr.Expr.Value(nil)
+			if valueDiags.HasErrors() || v.IsNull() || v.Type() != tString.cty {
+				diags = append(diags, fault("Wrong required_version", "The required version is a text such as \"~> 0.1\", without references.", attr.Expr.Range().Ptr()))
+				continue
+			}
+			constraint, err := goversion.NewConstraint(v.AsString())
+			if err != nil {
+				diags = append(diags, fault("Wrong required_version", fmt.Sprintf("%q is not a version constraint; write one such as \"~> 0.1\" or \">= 0.1, < 2\".", shorten(v.AsString())), attr.Expr.Range().Ptr()))
+				continue
+			}
+			if !constraint.Check(current) {
+				diags = append(diags, fault("Unsupported version of twinkeel",
+					fmt.Sprintf("This pipeline needs twinkeel %s, and this is version %s. Other problems of the pipeline are not shown.", v.AsString(), version.Version), attr.Expr.Range().Ptr()))
+			}
+		}
+	}
+	return diags
+}
+
+// declare records what a file declares.
+func (p *Pipeline) declare(body hcl.Body) hcl.Diagnostics {
+	top, diags := readTop(body)
+	for _, raw := range top {
+		switch raw.Type {
+		case "variable":
+			diags = append(diags, p.declareVariable(raw)...)
+		case "locals":
+			diags = append(diags, p.declareLocals(raw)...)
+		default:
+			diags = append(diags, p.declareBlock(raw)...)
+		}
+	}
+	return diags
+}
+
+func (p *Pipeline) declareLocals(raw *hcl.Block) hcl.Diagnostics {
+	attrs, diags := readLocals(raw.Body)
+	for _, a := range attrs {
+		if first, dup := p.locals[a.Name]; dup {
+			diags = append(diags, duplicate("local value", a.Name, a.NameRange, first.NameRange))
+			continue
+		}
+		p.locals[a.Name] = a
+		p.localSort = append(p.localSort, a.Name)
+	}
+	return diags
+}
+
+func (p *Pipeline) declareBlock(raw *hcl.Block) hcl.Diagnostics {
+	b := &block{schema: language.byKind[raw.Type], rng: raw.DefRange, nameRng: raw.DefRange}
+	var diags hcl.Diagnostics
+	labels := raw.Labels
+	if b.schema.typed() {
+		b.typ, labels = labels[0], labels[1:]
+		if b.schema.typeNamed(b.typ) == nil {
+			return append(diags, fault("Unknown type of "+b.schema.Kind,
+				fmt.Sprintf("There is no %s of type %q.%s", b.schema.Kind, b.typ, suggestion(b.typ, b.schema.typeNames(), "Known: ")), raw.LabelRanges[0].Ptr()))
+		}
+	}
+	if b.schema.Label != "" {
+		b.name, b.nameRng = labels[0], raw.LabelRanges[len(raw.LabelRanges)-1]
+		diags = append(diags, checkLabel(b.name, b.nameRng)...)
+		if diags.HasErrors() {
+			return diags
+		}
+	}
+	content, contentDiags := readContent(raw, b.schema, b.typ)
+	diags = append(diags, contentDiags...)
+	b.content = content
+	if content != nil {
+		b.forEach = content.forEach
+	}
+
+	switch {
+	case b.schema.Refers:
+		if first, dup := p.blocks[b.address()]; dup {
+			return append(diags, duplicate(b.schema.Kind, b.address(), b.rng, first.rng))
+		}
+		p.blocks[b.address()] = b
+		p.byKind[b.schema.Kind] = append(p.byKind[b.schema.Kind], b)
+		parent := b.schema.Kind
+		if b.typ != "" {
+			parent += "." + b.typ
+		}
+		if p.children[parent] == nil {
+			p.children[parent] = make(map[string]*block)
+		}
+		p.children[parent][b.name] = b
+	default:
+		for _, first := range p.others[b.schema.Kind] {
+			if b.schema.Once || first.name == b.name {
+				return append(diags, duplicate(b.schema.Kind, b.name, b.rng, first.rng))
+			}
+		}
+		p.others[b.schema.Kind] = append(p.others[b.schema.Kind], b)
+	}
+	return diags
+}
+
+func checkLabel(label string, rng hcl.Range) hcl.Diagnostics {
+	if hclsyntax.ValidIdentifier(label) && len(label) <= maxName {
+		return nil
+	}
+	return hcl.Diagnostics{fault("Wrong name", fmt.Sprintf("%q is not a name: letters, digits, _ and - are allowed, and a letter comes first.", shorten(label)), rng.Ptr())}
+}
+
+func duplicate(what, name string, second, first hcl.Range) *hcl.Diagnostic {
+	if name != "" {
+		name = " " + name
+	}
+	return fault("Duplicate "+what, fmt.Sprintf("There is already a %s%s, at %s:%d,%d.", what, name, first.Filename, first.Start.Line, first.Start.Column), second.Ptr())
+}
+
+func fault(summary, detail string, subject *hcl.Range) *hcl.Diagnostic {
+	return &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail, Subject: subject}
+}
+
+func caution(summary, detail string, subject *hcl.Range) *hcl.Diagnostic {
+	return &hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: summary, Detail: detail, Subject: subject}
+}

@@ -1,0 +1,166 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+)
+
+// Outputs evaluates the output blocks, in the order in which they stand.
+func (p *Pipeline) Outputs(ctx context.Context, o OutputOptions) ([]Output, hcl.Diagnostics) {
+	if p.loadDiags.HasErrors() {
+		return nil, p.loadDiags
+	}
+	fsys := o.FS
+	if fsys == nil {
+		fsys = OS{}
+	}
+	e := newEvaluator(ctx, p, fsys, true)
+	var outputs []Output
+	for _, b := range p.others["output"] {
+		v, out := e.output(b)
+		if v == cty.NilVal {
+			continue
+		}
+		out.Known = v.IsWhollyKnown()
+		if ty, err := ctyjson.MarshalType(v.Type()); err == nil {
+			out.Type = ty
+		}
+		if out.Known && (!out.Sensitive || o.ShowSensitive) {
+			data, err := ctyjson.Marshal(v, v.Type())
+			if err != nil {
+				e.report(fault("Wrong value", fmt.Sprintf("The output %s cannot be written as JSON.", b.name), b.rng.Ptr()))
+				continue
+			}
+			out.Value = data
+		}
+		outputs = append(outputs, out)
+	}
+	diag.Sort(e.diags)
+	if e.failed() {
+		return nil, e.diags
+	}
+	return outputs, e.diags
+}
+
+// output evaluates one output block. The value is without marks; NilVal means that it has none.
+func (e *evaluator) output(b *block) (cty.Value, Output) {
+	out := Output{Name: b.name}
+	if b.content == nil || b.content.attrs["value"] == nil {
+		return cty.NilVal, out
+	}
+	sc := e.globalScope()
+	for _, s := range b.content.schemas {
+		a := b.content.attrs[s.Name]
+		if a == nil || s.Name == "value" {
+			continue
+		}
+		v, _ := e.argument(s, a, sc)
+		switch {
+		case !v.IsKnown() || v.IsNull():
+		case s.Name == "sensitive":
+			out.Sensitive = v.True()
+		case s.Name == "description":
+			out.Description = v.AsString()
+		}
+	}
+	expr := b.content.attrs["value"].Expr
+	v, ctx, ok := e.valueIn(expr, sc)
+	if !ok {
+		return cty.NilVal, out
+	}
+	if v.ContainsMarked() {
+		e.pipeline.keepSecret(onlyMarked(v))
+		if !out.Sensitive {
+			e.reportAt("Secret in plain sight", fmt.Sprintf("The output shows a value from %s, which is sensitive. Add sensitive = true, or leave the value out.", origins(v)), expr, ctx)
+			return cty.NilVal, out
+		}
+		v, _ = v.UnmarkDeep()
+	}
+	if out.Sensitive {
+		e.pipeline.keepSecret(v)
+	}
+	return v, out
+}
+
+// Servers returns the server blocks, evaluated without the file system, for commands that talk to a server and build
+// nothing.
+func (p *Pipeline) Servers() ([]Server, hcl.Diagnostics) {
+	e, diags := p.withoutFiles()
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	var servers []Server
+	for _, b := range p.byKind["server"] {
+		e.symbol(symbol{root: "server", name: b.name}, b.rng)
+		for _, inst := range e.blocks[b] {
+			e.mustBeKnown(inst.body, inst)
+			servers = append(servers, *result[*Server](e, inst.address))
+		}
+	}
+	return servers, e.finish()
+}
+
+// Server returns the server at an address, "server.fleet" or "fleet". An empty address means the only server there is.
+func (p *Pipeline) Server(address string) (Server, hcl.Diagnostics) {
+	var addresses []string
+	for _, b := range p.byKind["server"] {
+		addresses = append(addresses, b.address())
+	}
+	if address == "" && len(addresses) == 1 {
+		address = addresses[0]
+	}
+	switch {
+	case len(addresses) == 0:
+		return Server{}, hcl.Diagnostics{fault("No server", "The pipeline declares no server. Add server \"NAME\" { url = \"https://...\" }.", nil)}
+	case address == "":
+		return Server{}, hcl.Diagnostics{fault("Which server?", fmt.Sprintf("The pipeline declares several servers; name one.%s", suggestion("", addresses, "There are: ")), nil)}
+	}
+	servers, diags := p.Servers()
+	for _, s := range servers {
+		if s.Address == address || s.Address == "server."+address {
+			return s, diags
+		}
+	}
+	if diags.HasErrors() {
+		return Server{}, diags
+	}
+	return Server{}, hcl.Diagnostics{fault("Unknown server", fmt.Sprintf("There is no server %s.%s", shorten(address), suggestion(address, addresses, "There are: ")), nil)}
+}
+
+// Rollouts returns where the rollouts run, evaluated without the file system.
+func (p *Pipeline) Rollouts() ([]RolloutRef, hcl.Diagnostics) {
+	e, diags := p.withoutFiles()
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	var refs []RolloutRef
+	for _, b := range p.byKind["rollout"] {
+		e.symbol(symbol{root: "rollout", name: b.name}, b.rng)
+		for _, inst := range e.blocks[b] {
+			if server := e.instances[inst.body.text("server")]; server != nil {
+				e.mustBeKnown(server.body, server)
+			}
+			r := result[*Rollout](e, inst.address)
+			refs = append(refs, RolloutRef{Address: inst.address, Name: r.Name, Server: r.Server})
+		}
+	}
+	return refs, e.finish()
+}
+
+func (p *Pipeline) withoutFiles() (*evaluator, hcl.Diagnostics) {
+	if p.loadDiags.HasErrors() {
+		return nil, p.loadDiags
+	}
+	return newEvaluator(context.Background(), p, nil, true), nil
+}
+
+func (e *evaluator) finish() hcl.Diagnostics {
+	diag.Sort(e.diags)
+	return e.diags
+}

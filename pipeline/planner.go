@@ -1,0 +1,288 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+)
+
+// actionKinds are the kinds of blocks that become actions, in the order in which they run.
+var actionKinds = []Kind{KindArtifact, KindImage, KindRollout}
+
+// Plan evaluates the pipeline with the facts of the file system and says what there is to do. It opens no keys and no
+// connections. The plan is nil when there are errors.
+func (p *Pipeline) Plan(ctx context.Context, o PlanOptions) (*Plan, hcl.Diagnostics) {
+	if p.loadDiags.HasErrors() {
+		return nil, p.loadDiags
+	}
+	if diags := p.Validate(); diags.HasErrors() {
+		return nil, diags
+	}
+	fsys := o.FS
+	if fsys == nil {
+		fsys = OS{}
+	}
+	e := newEvaluator(ctx, p, fsys, true)
+	plan := e.plan(o.Targets)
+	if err := ctx.Err(); err != nil {
+		e.diags = append(hcl.Diagnostics{fault("Interrupted", sentence(err.Error()), nil)}, e.diags...)
+	}
+	diag.Sort(e.diags)
+	if e.failed() {
+		return nil, e.diags
+	}
+	return plan, e.diags
+}
+
+func (e *evaluator) plan(targets []string) *Plan {
+	p := e.pipeline
+	for _, name := range keys(p.variables) {
+		e.symbol(symbol{root: "var", name: name}, p.variables[name].rng)
+	}
+	e.validateVariables()
+	plan := &Plan{Dir: p.dir, OutDir: p.abs(e.out()), Epoch: e.epoch(), Actions: []*Action{}}
+	if e.failed() {
+		return nil
+	}
+	for _, b := range e.selectBlocks(targets) {
+		e.symbol(symbol{root: b.schema.Kind, name: b.name}, b.rng)
+	}
+	if len(targets) == 0 {
+		e.checks()
+	}
+	if e.failed() {
+		return nil
+	}
+
+	actions := make(map[string]*Action)
+	var all []*instance
+	for _, kind := range actionKinds {
+		for _, b := range p.byKind[string(kind)] {
+			for _, inst := range e.blocks[b] {
+				all = append(all, inst)
+				actions[inst.address] = inst.action(kind)
+			}
+		}
+	}
+	chosen := e.selectInstances(targets, all)
+	done := make(map[string]bool)
+	var add func(inst *instance)
+	add = func(inst *instance) {
+		if done[inst.address] {
+			return
+		}
+		done[inst.address] = true
+		a := actions[inst.address]
+		for _, need := range a.DependsOn {
+			add(e.instances[need])
+		}
+		e.mustBeKnown(inst.body, inst)
+		plan.Actions = append(plan.Actions, a)
+	}
+	for _, inst := range chosen {
+		add(inst)
+	}
+	slices.SortStableFunc(plan.Actions, func(a, b *Action) int { return slices.Index(actionKinds, a.Kind) - slices.Index(actionKinds, b.Kind) })
+	plan.Actions = inOrder(plan.Actions)
+	e.checkOutputPaths(plan)
+	return plan
+}
+
+// inOrder puts what is depended on first and changes nothing else. There are no cycles: evaluation would have met them.
+func inOrder(actions []*Action) []*Action {
+	byAddress := make(map[string]*Action, len(actions))
+	for _, a := range actions {
+		byAddress[a.Address] = a
+	}
+	out := make([]*Action, 0, len(actions))
+	done := make(map[string]bool)
+	var add func(a *Action)
+	add = func(a *Action) {
+		if a == nil || done[a.Address] {
+			return
+		}
+		done[a.Address] = true
+		for _, need := range a.DependsOn {
+			add(byAddress[need])
+		}
+		out = append(out, a)
+	}
+	for _, a := range actions {
+		add(a)
+	}
+	return out
+}
+
+// action makes the action of an evaluated block. Edges come from the values, not from the text: a reference in the
+// branch of a conditional that was not taken makes no edge.
+func (inst *instance) action(kind Kind) *Action {
+	a := &Action{Address: inst.address, Kind: kind, Range: inst.block.rng}
+	switch kind {
+	case KindArtifact:
+		a.Artifact, _ = inst.result.(*Artifact)
+	case KindImage:
+		a.Image, _ = inst.result.(*Image)
+		a.DependsOn = append(a.DependsOn, inst.body.text("artifact"))
+	case KindRollout:
+		a.Rollout, _ = inst.result.(*Rollout)
+		a.DependsOn = append(a.DependsOn, inst.body.texts("artifacts")...)
+	}
+	for _, need := range inst.body.texts(metaDepends) {
+		if !slices.Contains(a.DependsOn, need) {
+			a.DependsOn = append(a.DependsOn, need)
+		}
+	}
+	return a
+}
+
+// mustBeKnown reports arguments whose values appear only with the build: a plan needs them before.
+func (e *evaluator) mustBeKnown(b *body, inst *instance) {
+	for _, s := range b.content.schemas {
+		if v := b.values[s.Name]; !v.IsWhollyKnown() {
+			e.report(fault("Value known only after the build", fmt.Sprintf("%s of %s depends on something that does not exist before the build, such as the size or checksum of an output.", s.Name, inst.address), b.rangeOf(s.Name)))
+		}
+	}
+	for _, n := range b.nested {
+		e.mustBeKnown(n.body, inst)
+	}
+}
+
+// epoch is the time that outputs carry.
+func (e *evaluator) epoch() time.Time {
+	text, ok := e.pipeline.environ["SOURCE_DATE_EPOCH"]
+	if !ok || text == "" {
+		return time.Unix(0, 0).UTC()
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || seconds < 0 || seconds > 1<<33 {
+		e.report(fault("Wrong SOURCE_DATE_EPOCH", fmt.Sprintf("SOURCE_DATE_EPOCH is %q; it is a whole number of seconds since 1970, at most %d.", shorten(text), int64(1)<<33), nil))
+		return time.Unix(0, 0).UTC()
+	}
+	return time.Unix(seconds, 0).UTC()
+}
+
+// checkOutputPaths finds two outputs of one name, which sanitised keys can have.
+func (e *evaluator) checkOutputPaths(plan *Plan) {
+	first := make(map[string]*Action)
+	for _, a := range plan.Actions {
+		var path string
+		switch a.Kind {
+		case KindArtifact:
+			path = a.Artifact.Path
+		case KindImage:
+			path = a.Image.Path
+		case KindRollout:
+			path = "rollout " + a.Rollout.Name
+		}
+		if other := first[path]; other != nil {
+			shown := path
+			if rel, err := filepath.Rel(plan.Dir, path); err == nil && filepath.IsAbs(path) {
+				shown = rel
+			}
+			e.report(fault("Two outputs of one name", fmt.Sprintf("%s and %s both become %s. Change a label or a key of for_each.", other.Address, a.Address, shown), a.Range.Ptr()))
+			continue
+		}
+		first[path] = a
+	}
+}
+
+// selectBlocks returns the blocks that may hold a target; all of them without targets. A target that nothing answers to
+// is reported.
+func (e *evaluator) selectBlocks(targets []string) []*block {
+	var blocks, chosen []*block
+	var addresses []string
+	for _, kind := range actionKinds {
+		for _, b := range e.pipeline.byKind[string(kind)] {
+			blocks = append(blocks, b)
+			addresses = append(addresses, b.address())
+		}
+	}
+	if len(targets) == 0 {
+		return blocks
+	}
+	met := make([]bool, len(targets))
+	for _, b := range blocks {
+		hit := false
+		for i, t := range targets {
+			head, _, _ := strings.Cut(t, "[")
+			if matchAddress(head, b.address()) || matchAddress(t, b.address()) {
+				met[i], hit = true, true
+			}
+		}
+		if hit {
+			chosen = append(chosen, b)
+		}
+	}
+	for i, t := range targets {
+		if met[i] {
+			continue
+		}
+		if b := e.pipeline.blocks[t]; b != nil {
+			e.report(fault("Nothing to make", fmt.Sprintf("%s makes nothing by itself; targets are artifacts, images and rollouts.", t), nil))
+			continue
+		}
+		e.report(fault("Unknown target", fmt.Sprintf("Nothing is called %s.%s", shorten(t), suggestion(t, addresses, "There are: ")), nil))
+	}
+	return chosen
+}
+
+// selectInstances returns the instances that targets name; all of them without targets.
+func (e *evaluator) selectInstances(targets []string, all []*instance) []*instance {
+	if len(targets) == 0 {
+		return all
+	}
+	var chosen []*instance
+	met := make([]bool, len(targets))
+	var addresses []string
+	for _, inst := range all {
+		hit := false
+		addresses = append(addresses, inst.address)
+		for i, t := range targets {
+			if matchAddress(t, inst.block.address()) || matchAddress(t, inst.address) || matchAddress(t, strings.ReplaceAll(inst.address, `"`, "")) {
+				met[i], hit = true, true
+			}
+		}
+		if hit {
+			chosen = append(chosen, inst)
+		}
+	}
+	for i, t := range targets {
+		if !met[i] && strings.Contains(t, "[") {
+			e.report(fault("Unknown target", fmt.Sprintf("Nothing is called %s.%s", shorten(t), suggestion(t, addresses, "There are: ")), nil))
+		}
+	}
+	return chosen
+}
+
+// matchAddress matches a glob with * and ?, which stand for any characters; brackets stand for themselves.
+func matchAddress(pattern, address string) bool {
+	// Greedy matching with one point to go back to, which is linear in practice and never exponential.
+	p, a, star, mark := 0, 0, -1, 0
+	for a < len(address) {
+		switch {
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == address[a]) && pattern[p] != '*':
+			p++
+			a++
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, a
+			p++
+		case star >= 0:
+			mark++
+			p, a = star+1, mark
+		default:
+			return false
+		}
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}

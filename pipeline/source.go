@@ -1,0 +1,518 @@
+package pipeline
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/zclconf/go-cty/cty"
+)
+
+// computeSource finds the facts of a source. Offline they are unknown.
+func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
+	unknown := func(names ...string) map[string]cty.Value {
+		out := make(map[string]cty.Value)
+		for _, n := range names {
+			out[n] = cty.UnknownVal(inst.block.schema.object.AttributeType(n))
+		}
+		return out
+	}
+	if inst.block.typ == "file" {
+		b := inst.body
+		if e.facts == nil || !b.has("path") {
+			return unknown("size")
+		}
+		size, err := e.facts.regular(b.text("path"))
+		if err != nil {
+			e.report(fault("File not found", sentence(err.Error()), b.rangeOf("path")))
+			return unknown("size")
+		}
+		if b.has("sha256") {
+			got, err := e.facts.sha256(b.text("path"))
+			switch {
+			case err != nil:
+				e.report(fault("Cannot read file", sentence(err.Error()), b.rangeOf("path")))
+			case got != b.text("sha256"):
+				e.report(fault("Wrong checksum", fmt.Sprintf("%s has the SHA-256 %s.", b.text("path"), got), b.rangeOf("sha256")))
+			}
+		}
+		return map[string]cty.Value{"size": number(size)}
+	}
+
+	b := inst.body
+	none := unknown("rootfs", "rootfs_type", "rootfs_size", "kernel", "manifest", "testdata", "boot_files", "packages", "distro_version", "build_id")
+	if e.facts == nil || !b.has("deploy_dir") || !b.has("machine") || !b.has("image") || !b.has("rootfs_types") {
+		return none
+	}
+	y := &yocto{
+		facts: e.facts, dir: b.text("deploy_dir"), machine: b.text("machine"), image: b.text("image"), types: b.texts("rootfs_types"),
+		kernel: b.text("kernel"), bootFiles: b.textMap("boot_files"), hasBootFiles: b.has("boot_files"),
+	}
+	if err := y.find(); err != nil {
+		at, summary := "deploy_dir", "Deploy directory not usable"
+		var se *sourceError
+		if errors.As(err, &se) {
+			at, summary = se.argument, se.summary
+		}
+		if b.content.attrs[at] == nil {
+			at = "image"
+		}
+		e.report(fault(summary, sentence(err.Error()), b.rangeOf(at)))
+		return none
+	}
+	optional := func(name string) cty.Value {
+		if name == "" {
+			return cty.NullVal(cty.String)
+		}
+		return cty.StringVal(name)
+	}
+	textMap := func(m map[string]string) cty.Value {
+		if len(m) == 0 {
+			return cty.MapValEmpty(cty.String)
+		}
+		out := make(map[string]cty.Value, len(m))
+		for k, v := range m {
+			out[k] = cty.StringVal(v)
+		}
+		return cty.MapVal(out)
+	}
+	return map[string]cty.Value{
+		"rootfs": cty.StringVal(y.rootfs), "rootfs_type": cty.StringVal(y.rootfsType), "rootfs_size": number(y.rootfsSize),
+		"kernel": optional(y.kernel), "manifest": optional(y.manifest), "testdata": optional(y.testdata),
+		"boot_files": textMap(y.bootFiles), "packages": textMap(y.packages),
+		"distro_version": optional(y.distroVersion), "build_id": optional(y.buildID),
+	}
+}
+
+// yocto reads a deploy directory, as image-artifact-names.bbclass of openembedded-core lays it out. Two namings exist:
+//
+//	3.1 to 4.2  IMAGE-MACHINE-DATE.rootfs.EXT  with the link IMAGE-MACHINE.EXT
+//	since 4.3   IMAGE-MACHINE.rootfs-DATE.EXT  with the link IMAGE-MACHINE.rootfs.EXT
+//
+// A link wins; without one the newest date does. Board support packages also empty the suffix ".rootfs".
+type yocto struct {
+	facts          *facts
+	dir            string
+	machine, image string
+	types          []string
+	kernel         string            // in: glob; out: path
+	bootFiles      map[string]string // in: name in the partition = glob; out: = path
+	hasBootFiles   bool
+
+	rootfs, rootfsType     string
+	rootfsSize             int64
+	manifest, testdata     string
+	packages               map[string]string
+	distroVersion, buildID string
+	names                  []string // in the directory, sorted
+	stem                   string   // of the files that belong to rootfs: "demo-qemuarm64.rootfs"
+	variables              map[string]string
+	compressedNote         string
+}
+
+// sourceError is a finding with the argument that it is about.
+type sourceError struct {
+	argument, summary, text string
+}
+
+func (e *sourceError) Error() string { return e.text }
+
+func (y *yocto) join(name string) string { return path.Join(filepath.ToSlash(y.dir), name) }
+
+func (y *yocto) find() error {
+	info, err := y.facts.fs.Stat(y.facts.abs(y.dir))
+	if err != nil {
+		return &sourceError{"deploy_dir", "Deploy directory not found", y.facts.explain(y.dir, err).Error()}
+	}
+	if !info.IsDir() {
+		return &sourceError{"deploy_dir", "Deploy directory not found", fmt.Sprintf("%s is not a directory", y.dir)}
+	}
+	entries, err := y.facts.fs.ReadDir(y.facts.abs(y.dir))
+	if err != nil {
+		return y.facts.explain(y.dir, err)
+	}
+	if len(entries) > maxEntries {
+		return fmt.Errorf("%s has %d entries; at most %d are read", y.dir, len(entries), maxEntries)
+	}
+	for _, e := range entries {
+		y.names = append(y.names, e.Name())
+	}
+	slices.Sort(y.names)
+	if err := y.findRootfs(); err != nil {
+		return err
+	}
+	if err := y.readTestdata(); err != nil {
+		return err
+	}
+	if err := y.readManifest(); err != nil {
+		return err
+	}
+	if err := y.findKernel(); err != nil {
+		return err
+	}
+	return y.findBootFiles()
+}
+
+var yoctoDate = regexp.MustCompile(`^[0-9]{14}$`)
+
+// findRootfs looks for the root file system, type by type.
+func (y *yocto) findRootfs() error {
+	base := y.image + "-" + y.machine
+	var tried []string
+	for _, ext := range y.types {
+		for _, stem := range []string{base + ".rootfs", base} {
+			name := stem + "." + ext
+			tried = append(tried, name)
+			if !slices.Contains(y.names, name) {
+				continue
+			}
+			size, err := y.facts.regular(y.join(name))
+			if err != nil {
+				return &sourceError{"image", "Output not usable", err.Error() + "; the build was probably interrupted or cleaned"}
+			}
+			real := name
+			if target, err := y.facts.fs.ReadLink(y.facts.abs(y.join(name))); err == nil && path.Base(target) == target && slices.Contains(y.names, target) {
+				real = target
+			}
+			return y.take(real, ext, stem, size)
+		}
+		var newest, date, stem string
+		for _, name := range y.names {
+			d, s, ok := y.dated(name, ext)
+			if ok && (d > date || d == date && name > newest) {
+				newest, date, stem = name, d, s
+			}
+		}
+		tried = append(tried, base+".rootfs-DATE."+ext, base+"-DATE.rootfs."+ext)
+		if newest != "" {
+			size, err := y.facts.regular(y.join(newest))
+			if err != nil {
+				return &sourceError{"image", "Output not usable", err.Error()}
+			}
+			return y.take(newest, ext, stem, size)
+		}
+	}
+	return &sourceError{"image", "Output not found", y.missing(tried)}
+}
+
+// dated splits the name of a dated output, and returns the stem that its companions share.
+func (y *yocto) dated(name, ext string) (date, stem string, ok bool) {
+	rest, ok := strings.CutPrefix(name, y.image+"-"+y.machine)
+	if !ok {
+		return "", "", false
+	}
+	rest, ok = strings.CutSuffix(rest, "."+ext)
+	if !ok {
+		return "", "", false
+	}
+	switch {
+	case strings.HasPrefix(rest, ".rootfs-"):
+		date = strings.TrimPrefix(rest, ".rootfs-")
+	case strings.HasPrefix(rest, "-"):
+		date = strings.TrimSuffix(rest[1:], ".rootfs")
+	}
+	return date, strings.TrimSuffix(name, "."+ext), yoctoDate.MatchString(date)
+}
+
+func (y *yocto) take(name, ext, stem string, size int64) error {
+	if size == 0 {
+		return &sourceError{"image", "Output not usable", fmt.Sprintf("%s is empty; the build was probably interrupted", y.join(name))}
+	}
+	y.rootfs, y.rootfsType, y.rootfsSize, y.stem = y.join(name), ext, size, stem
+	if date, _, ok := y.dated(name, ext); ok {
+		y.buildID = date
+	}
+	return nil
+}
+
+// missing words that there is no root file system: what was tried and what is there.
+func (y *yocto) missing(tried []string) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s has no root file system of the image %s for the machine %s.\nTried: %s.", y.dir, y.image, y.machine, strings.Join(tried, ", "))
+	var same, images []string
+	for _, name := range y.names {
+		if rest, ok := strings.CutPrefix(name, y.image+"-"+y.machine); ok {
+			same = append(same, name)
+			for _, ext := range y.types {
+				if strings.Contains(rest, "."+ext+".") && y.compressedNote == "" && !strings.HasSuffix(rest, "sum") && !strings.HasSuffix(rest, ".bmap") {
+					y.compressedNote = fmt.Sprintf("\n%s is compressed, which is not supported yet: add %q to IMAGE_FSTYPES of the build.", name, ext)
+				}
+			}
+		}
+		for _, suffix := range []string{".rootfs.testdata.json", ".testdata.json", ".rootfs.manifest", ".manifest"} {
+			if stem, ok := strings.CutSuffix(name, suffix); ok {
+				if image, ok := strings.CutSuffix(stem, "-"+y.machine); ok && image != y.image && !slices.Contains(images, image) {
+					images = append(images, image)
+				}
+				break
+			}
+		}
+	}
+	text.WriteString(y.compressedNote)
+	switch {
+	case len(same) > 0:
+		fmt.Fprintf(&text, "\nOf this image there is: %s.", listSome(same))
+	case len(images) > 0:
+		fmt.Fprintf(&text, "\nFor this machine there is: %s.", listSome(images))
+		if best := closest(y.image, images); best != "" {
+			fmt.Fprintf(&text, " Did you mean %s?", best)
+		}
+	case len(y.names) == 0:
+		text.WriteString("\nThe directory is empty.")
+	default:
+		fmt.Fprintf(&text, "\nThe directory holds: %s.", listSome(y.names))
+	}
+	return text.String()
+}
+
+func listSome(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+// companion finds a file that belongs to the root file system: it has the stem of the link, or that of the dated file.
+func (y *yocto) companion(suffix string) string {
+	stems := []string{y.stem, y.image + "-" + y.machine + ".rootfs", y.image + "-" + y.machine}
+	if y.buildID != "" {
+		stems = slices.Insert(stems, 1, strings.TrimSuffix(path.Base(y.rootfs), "."+y.rootfsType))
+	}
+	for _, stem := range slices.Clone(stems) { // up to 4.2 only some of the companions are called .rootfs
+		if bare := strings.TrimSuffix(stem, ".rootfs"); !slices.Contains(stems, bare) {
+			stems = append(stems, bare)
+		}
+	}
+	for _, stem := range stems {
+		if slices.Contains(y.names, stem+suffix) {
+			return y.join(stem + suffix)
+		}
+	}
+	return ""
+}
+
+// readTestdata reads the variables of the build that somebody needs.
+func (y *yocto) readTestdata() error {
+	y.testdata = y.companion(".testdata.json")
+	if y.testdata == "" {
+		return nil
+	}
+	data, err := y.facts.read(y.testdata, maxFactFile)
+	if err != nil {
+		return &sourceError{"deploy_dir", "Output not usable", err.Error()}
+	}
+	all := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(data, &all); err != nil {
+		return &sourceError{"deploy_dir", "Output not usable", fmt.Sprintf("%s is not valid JSON (%s); the build was probably interrupted", y.testdata, err)}
+	}
+	y.variables = make(map[string]string)
+	for _, name := range []string{"MACHINE", "DISTRO_VERSION", "IMAGE_BOOT_FILES", "KERNEL_IMAGETYPE", "DATETIME"} {
+		var text string
+		if json.Unmarshal(all[name], &text) == nil && len(text) <= 1<<20 {
+			y.variables[name] = strings.TrimSpace(text)
+		}
+	}
+	if m := y.variables["MACHINE"]; m != "" && m != y.machine {
+		return &sourceError{"machine", "Wrong machine", fmt.Sprintf("%s was built for MACHINE %q", y.testdata, m)}
+	}
+	y.distroVersion = y.variables["DISTRO_VERSION"]
+	if d := y.variables["DATETIME"]; y.buildID == "" && yoctoDate.MatchString(d) {
+		y.buildID = d
+	}
+	return nil
+}
+
+// readManifest reads the packages: lines of name, architecture and version.
+func (y *yocto) readManifest() error {
+	y.manifest = y.companion(".manifest")
+	if y.manifest == "" {
+		return nil
+	}
+	data, err := y.facts.read(y.manifest, maxFactFile)
+	if err != nil {
+		return &sourceError{"deploy_dir", "Output not usable", err.Error()}
+	}
+	y.packages = make(map[string]string)
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) == 3 {
+			y.packages[fields[0]] = fields[2]
+		}
+		if len(y.packages) > maxEntries {
+			return &sourceError{"deploy_dir", "Output not usable", fmt.Sprintf("%s names more than %d packages", y.manifest, maxEntries)}
+		}
+	}
+	return nil
+}
+
+var kernelKinds = []string{"fitImage", "Image", "zImage", "bzImage", "uImage", "Image.gz", "vmlinux"}
+
+func (y *yocto) findKernel() error {
+	if glob := y.kernel; glob != "" {
+		y.kernel = ""
+		matches, err := y.glob(glob)
+		if err != nil {
+			return &sourceError{"kernel", "Wrong glob", err.Error()}
+		}
+		switch len(matches) {
+		case 0:
+			return &sourceError{"kernel", "Output not found", fmt.Sprintf("nothing in %s matches %s", y.dir, glob)}
+		case 1:
+			y.kernel = y.join(matches[0])
+			return nil
+		default:
+			return &sourceError{"kernel", "Several outputs", fmt.Sprintf("%s matches %s", glob, listSome(matches))}
+		}
+	}
+	kinds := kernelKinds
+	if kind := y.variables["KERNEL_IMAGETYPE"]; kind != "" {
+		kinds = []string{kind}
+	}
+	for _, kind := range kinds {
+		for _, name := range []string{kind, kind + "-" + y.machine + ".bin"} {
+			if slices.Contains(y.names, name) {
+				y.kernel = y.join(name)
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// findBootFiles resolves the files of the boot partition: from the argument, else from IMAGE_BOOT_FILES, whose words are
+// SRC or SRC;DST with globs in SRC. DST is a directory when SRC is a glob or DST ends in a slash.
+func (y *yocto) findBootFiles() error {
+	type want struct{ src, dst string }
+	var wants []want
+	argument, summary := "boot_files", "Output not found"
+	if y.hasBootFiles {
+		for dst, src := range y.bootFiles {
+			wants = append(wants, want{src, dst})
+		}
+	} else {
+		argument = "deploy_dir"
+		for _, word := range strings.Fields(y.variables["IMAGE_BOOT_FILES"]) {
+			src, dst, _ := strings.Cut(word, ";")
+			if dst == "" && !isGlob(src) {
+				dst = src
+			}
+			wants = append(wants, want{src, dst})
+		}
+	}
+	slices.SortFunc(wants, func(a, b want) int { return strings.Compare(a.dst+"\x00"+a.src, b.dst+"\x00"+b.src) })
+	out := make(map[string]string)
+	for _, w := range wants {
+		if !filepath.IsLocal(filepath.FromSlash(w.src)) {
+			return &sourceError{argument, "Wrong path", fmt.Sprintf("the boot file %q is not inside the deploy directory", shorten(w.src))}
+		}
+		matches, err := y.glob(w.src)
+		if err != nil {
+			return &sourceError{argument, "Wrong glob", err.Error()}
+		}
+		if len(matches) == 0 {
+			return &sourceError{argument, summary, fmt.Sprintf("the boot file %s is not in %s%s", w.src, y.dir, suggestion(w.src, y.names, ""))}
+		}
+		directory := strings.HasSuffix(w.dst, "/") || w.dst == "" || isGlob(w.src) && !y.hasBootFiles
+		if len(matches) > 1 && !directory {
+			return &sourceError{argument, "Several outputs", fmt.Sprintf("%s matches %s; end the name in the partition with / to make it a directory", w.src, listSome(matches))}
+		}
+		for _, m := range matches {
+			dst := w.dst
+			if directory {
+				dst = path.Join(w.dst, path.Base(m))
+			}
+			if reason := checkInside(dst); reason != "" {
+				return &sourceError{argument, "Wrong path", reason}
+			}
+			if _, err := y.facts.regular(y.join(m)); err != nil {
+				if isGlob(w.src) && !errors.Is(err, errMissing) {
+					continue // a directory that a glob happens to match
+				}
+				return &sourceError{argument, summary, err.Error()}
+			}
+			out[path.Clean(dst)] = y.join(m)
+		}
+	}
+	y.bootFiles = out
+	return nil
+}
+
+func isGlob(s string) bool { return strings.ContainsAny(s, "*?[") }
+
+// glob matches a pattern in the deploy directory, step by step.
+func (y *yocto) glob(pattern string) ([]string, error) {
+	if !filepath.IsLocal(filepath.FromSlash(pattern)) {
+		return nil, fmt.Errorf("%s is not inside the deploy directory", pattern)
+	}
+	if _, err := path.Match(pattern, ""); err != nil {
+		return nil, fmt.Errorf("%s is not a glob", pattern)
+	}
+	found := []string{""}
+	steps := strings.Split(path.Clean(pattern), "/")
+	for i, step := range steps {
+		var next []string
+		for _, dir := range found {
+			names := y.names
+			if i > 0 {
+				entries, err := y.facts.fs.ReadDir(y.facts.abs(y.join(dir)))
+				if err != nil {
+					continue
+				}
+				names = nil
+				for _, e := range entries {
+					names = append(names, e.Name())
+				}
+				slices.Sort(names)
+			}
+			for _, name := range names {
+				if ok, _ := path.Match(step, name); ok && (name[0] != '.' || step[0] == '.') {
+					next = append(next, path.Join(dir, name))
+				}
+			}
+		}
+		if len(next) > maxEntries {
+			return nil, fmt.Errorf("%s matches more than %d files", pattern, maxEntries)
+		}
+		found = next
+	}
+	return found, nil
+}
+
+// filesystemOf recognises a file system image by its magic numbers, or returns "".
+func (f *facts) filesystemOf(name string) (string, error) {
+	r, err := f.fs.Open(f.abs(name))
+	if err != nil {
+		return "", f.explain(name, err)
+	}
+	defer r.Close()
+	head := make([]byte, 2048)
+	n, err := io.ReadFull(r, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return "", f.explain(name, err)
+	}
+	head = head[:n]
+	switch {
+	case len(head) >= 1082 && binary.LittleEndian.Uint16(head[1080:]) == 0xEF53:
+		return "ext4", nil
+	case bytes.HasPrefix(head, []byte("hsqs")):
+		return "squashfs", nil
+	case len(head) >= 1028 && binary.LittleEndian.Uint32(head[1024:]) == 0xE0F5E1E2:
+		return "erofs", nil
+	case len(head) >= 512 && head[510] == 0x55 && head[511] == 0xAA && (bytes.HasPrefix(head[54:], []byte("FAT")) || bytes.HasPrefix(head[82:], []byte("FAT32"))):
+		return "vfat", nil
+	}
+	return "", nil
+}
+
+var errMissing = &missingError{}
+
+// Is makes every missingError one kind for errors.Is.
+func (e *missingError) Is(target error) bool { _, ok := target.(*missingError); return ok } //nolint:errorlint // the definition of Is
