@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -198,7 +199,10 @@ func (s *Server) verify(ctx context.Context, in *intake) (*menderapi.Artifact, [
 	if s.config.Keyring != nil {
 		o.Verifier = s.config.Keyring
 	}
-	r, err := artifactfmt.NewReader(in, o)
+	// A buffer of our own: bufio takes a reader that is buffered already as it is, so what the artifact's reader has read
+	// ahead stays within reach for drain.
+	buffered := bufio.NewReaderSize(in, 64<<10)
+	r, err := artifactfmt.NewReader(buffered, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -222,7 +226,7 @@ func (s *Server) verify(ctx context.Context, in *intake) (*menderapi.Artifact, [
 			return nil, nil, err
 		}
 	}
-	if err := in.drain(); err != nil {
+	if err := drain(buffered); err != nil {
 		return nil, nil, err
 	}
 	return describe(r.Info()), combinations, nil
@@ -334,10 +338,10 @@ func (in *intake) Read(p []byte) (int, error) {
 }
 
 // drain takes what follows the artifact: the padding that tar programs append, and nothing else.
-func (in *intake) drain() error {
+func drain(r io.Reader) error {
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := in.Read(buf)
+		n, err := r.Read(buf)
 		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
 			return invalid("something follows the end of the artifact")
 		}

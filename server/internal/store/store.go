@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -48,8 +49,13 @@ type Store struct {
 
 // Open opens the database file at path, creates it when it doesn't exist, and brings its schema up to date.
 func Open(ctx context.Context, path string) (*Store, error) {
+	// SQLite would let others read it; its other files take over the mode of this one.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
 	s := &Store{}
-	var err error
 	// The writer syncs at every commit: an accepted device and a reported status must survive a power cut.
 	if s.write, err = sql.Open("sqlite", dsn(path, "immediate", "synchronous(FULL)")); err != nil {
 		return nil, fmt.Errorf("opening database %s: %w", path, err)
