@@ -1,0 +1,231 @@
+package imaging
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	barMin = 40
+	barMax = 160
+)
+
+// Bar draws the map for a terminal that is width columns wide: a bar to scale, in which even the smallest area stays
+// visible, and a table of all areas.
+func (m *Map) Bar(width int) string {
+	width = min(max(width, barMin), barMax)
+	areas := m.withGaps()
+	var b strings.Builder
+	m.drawBar(&b, areas, width)
+	b.WriteByte('\n')
+	m.drawTable(&b, areas, width)
+	return b.String()
+}
+
+// area is a region, or free space between two.
+type area struct {
+	Region
+	free bool
+	mark string // that leads from the bar to the table
+}
+
+func (m *Map) withGaps() []area {
+	regions := append([]Region(nil), m.Regions...)
+	byOffset(regions)
+	var out []area
+	end := int64(0)
+	gap := func(to int64) {
+		if to > end {
+			out = append(out, area{Region: Region{Offset: end, Size: to - end}, free: true})
+		}
+	}
+	marks := 'a'
+	for _, r := range regions {
+		gap(r.Offset)
+		a := area{Region: r}
+		switch r.Kind {
+		case KindPartition:
+			a.mark = fmt.Sprint(r.Number)
+		case KindReserve:
+			a.mark = string(marks)
+			marks++
+		case KindTable, KindBackupTable:
+			a.mark = "▪"
+		}
+		out = append(out, a)
+		end = max(end, r.End())
+	}
+	gap(m.Size)
+	return out
+}
+
+// drawBar draws three lines: top, names, bottom. Columns are shared by largest remainder after every area has got one
+// column (partitions three), so that the sum is exact and nothing disappears.
+func (m *Map) drawBar(b *strings.Builder, areas []area, width int) {
+	inner := width - len(areas) - 1 // walls between areas
+	cells := share(areas, inner, m.Size)
+	if cells == nil { // more areas than columns: the table alone
+		return
+	}
+	line := func(left, mid, right string, fill func(i int) string) {
+		b.WriteString(left)
+		for i := range areas {
+			if i > 0 {
+				b.WriteString(mid)
+			}
+			b.WriteString(fill(i))
+		}
+		b.WriteString(right + "\n")
+	}
+	rule := func(i int) string { return strings.Repeat("─", cells[i]) }
+	line("┌", "┬", "┐", rule)
+	line("│", "│", "│", func(i int) string { return center(areas[i].title(cells[i]), cells[i], areas[i].fill()) })
+	line("│", "│", "│", func(i int) string {
+		if areas[i].Kind != KindPartition {
+			return strings.Repeat(areas[i].fill(), cells[i])
+		}
+		return center(fitting(cells[i], shortSize(areas[i].Size)), cells[i], areas[i].fill())
+	})
+	line("└", "┴", "┘", rule)
+}
+
+func (a area) fill() string {
+	switch {
+	case a.free:
+		return "·"
+	case a.Kind == KindPartition:
+		return " "
+	default:
+		return "▒"
+	}
+}
+
+func (a area) title(cells int) string {
+	if a.Kind == KindPartition {
+		return fitting(cells, a.mark+" "+a.Name, a.mark)
+	}
+	if a.free {
+		return ""
+	}
+	return fitting(cells, a.mark)
+}
+
+// share gives each area its columns.
+func share(areas []area, inner int, size int64) []int {
+	least := func(a area) int {
+		if a.Kind == KindPartition {
+			return len(a.mark) + 2
+		}
+		return 1
+	}
+	cells := make([]int, len(areas))
+	left := inner
+	for i, a := range areas {
+		cells[i] = least(a)
+		left -= cells[i]
+	}
+	if left < 0 {
+		return nil
+	}
+	// Hand out the rest one column at a time to the area that is furthest below its true share.
+	for range left {
+		worst, deficit := 0, -1e18
+		for i, a := range areas {
+			d := float64(a.Size)/float64(max(size, 1))*float64(inner) - float64(cells[i])
+			if d > deficit {
+				worst, deficit = i, d
+			}
+		}
+		cells[worst]++
+	}
+	return cells
+}
+
+func fitting(cells int, texts ...string) string {
+	for _, t := range texts {
+		if utf8.RuneCountInString(t) <= cells {
+			return t
+		}
+	}
+	return ""
+}
+
+func center(text string, cells int, fill string) string {
+	free := cells - utf8.RuneCountInString(text)
+	return strings.Repeat(fill, free/2) + text + strings.Repeat(fill, free-free/2)
+}
+
+func (m *Map) drawTable(b *strings.Builder, areas []area, width int) {
+	rows := [][]string{{"", "area", "offset", "size", "type", "content"}}
+	for _, a := range areas {
+		rows = append(rows, a.row())
+	}
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if i == 2 || i == 3 { // numbers
+				line.WriteString(pad + cell)
+			} else {
+				line.WriteString(cell + pad)
+			}
+			line.WriteString("  ")
+		}
+		text := []rune(strings.TrimRight(line.String(), " "))
+		if len(text) > width {
+			text = append(text[:width-1], '…')
+		}
+		b.WriteString(string(text) + "\n")
+	}
+	fmt.Fprintf(b, "disk: %s, %s, %d-byte sectors\n", FormatSize(m.Size), m.Table, m.SectorSize)
+}
+
+func (a area) row() []string {
+	size := shortSize(a.Size)
+	if size == "" {
+		size = fmt.Sprintf("%d B", a.Size)
+	}
+	at := place(a.Offset)
+	if a.free {
+		return []string{"·", "free", at, size, "", ""}
+	}
+	name, typ, content := a.Name, "", ""
+	switch a.Kind {
+	case KindTable:
+		name, content = "partition table", strings.ToUpper(a.Name)
+	case KindBackupTable:
+		name, content = "backup table", strings.ToUpper(a.Name)
+	case KindReserve:
+		typ = "reserve"
+	case KindPartition:
+		typ = TypeName(a.Type)
+		content = a.content()
+	}
+	return []string{a.mark, name, at, size, typ, content}
+}
+
+func (a area) content() string {
+	var parts []string
+	if a.Filesystem != "" && a.Filesystem != FilesystemNone {
+		parts = append(parts, a.Filesystem)
+	} else {
+		parts = append(parts, "empty")
+	}
+	if a.Label != "" {
+		parts = append(parts, `"`+a.Label+`"`)
+	}
+	if a.Slot != "" {
+		parts = append(parts, "slot "+strings.ToUpper(a.Slot))
+	}
+	if a.Bootable {
+		parts = append(parts, "bootable")
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,101 @@
+package imaging
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+)
+
+const (
+	copyChunk  = 1 << 20
+	copyGrain  = 4096 // zeros shorter than this are written
+	cloneGrain = 4096
+)
+
+var zeros [copyGrain]byte
+
+// copyFile puts size bytes of in at off of out, which reads as zeros there. If the file system can share the blocks of both
+// files, nothing is copied at all.
+func copyFile(ctx context.Context, out *os.File, off int64, in *os.File, size int64, report func(int64)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if size%cloneGrain == 0 && off%cloneGrain == 0 && cloneRange(out, off, in, size) {
+		report(size)
+		return nil
+	}
+	for at := int64(0); at < size; {
+		start, end := nextData(in, at, size)
+		report(start - at)
+		if start < end {
+			section := io.NewSectionReader(in, start, end-start)
+			if err := copySparse(ctx, out, off+start, section, end-start, report); err != nil {
+				return err
+			}
+		}
+		at = end
+	}
+	return nil
+}
+
+// copySparse copies size bytes and leaves out blocks of zeros, so that the output is sparse whatever the input is, and
+// the same whatever the kernel says about the input's holes (for unwritten extents that depends on its page cache).
+func copySparse(ctx context.Context, out io.WriterAt, off int64, in io.Reader, size int64, report func(int64)) error {
+	buf := make([]byte, min(copyChunk, max(size, 1)))
+	for size > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		part := buf[:min(int64(len(buf)), size)]
+		if _, err := io.ReadFull(in, part); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if err := writeSparse(out, part, off); err != nil {
+			return err
+		}
+		off += int64(len(part))
+		size -= int64(len(part))
+		report(int64(len(part)))
+	}
+	return nil
+}
+
+// writeSparse writes the runs of b between blocks of zeros. Blocks are counted from the start of the disk, so that the
+// holes fall on the blocks of the file system that holds the image.
+func writeSparse(out io.WriterAt, b []byte, off int64) error {
+	for len(b) > 0 {
+		skip := 0
+		for skip < len(b) {
+			n := grain(len(b)-skip, off+int64(skip))
+			if !bytes.Equal(b[skip:skip+n], zeros[:n]) {
+				break
+			}
+			skip += n
+		}
+		b, off = b[skip:], off+int64(skip)
+		run := 0
+		for run < len(b) {
+			n := grain(len(b)-run, off+int64(run))
+			if bytes.Equal(b[run:run+n], zeros[:n]) {
+				break
+			}
+			run += n
+		}
+		if run > 0 {
+			if _, err := out.WriteAt(b[:run], off); err != nil {
+				return err
+			}
+		}
+		b, off = b[run:], off+int64(run)
+	}
+	return nil
+}
+
+func grain(left int, off int64) int {
+	return min(left, copyGrain-int(off%copyGrain))
+}

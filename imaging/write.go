@@ -1,0 +1,364 @@
+package imaging
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/agext/levenshtein"
+
+	"github.com/twinkeel/twinkeel/internal/durable"
+)
+
+// TooLargeError says that a content does not fit into its area. Nothing has been written then.
+type TooLargeError struct {
+	Area string // "partition" or "reserve"
+	Name string
+	What string // the file, or what else it is
+	Need int64  // bytes; of a tree the sum of its files, to which the file system adds its own needs
+	Size int64  // of the area
+	Tree bool
+}
+
+func (e *TooLargeError) Error() string {
+	if e.Tree {
+		return fmt.Sprintf("%s does not fit into %s %q: it holds %s of files, and the %s of the %s must also hold the file system's own tables",
+			e.What, e.Area, e.Name, FormatSize(e.Need), FormatSize(e.Size), e.Area)
+	}
+	return fmt.Sprintf("%s does not fit into %s %q: it has %s, the %s has %s",
+		e.What, e.Area, e.Name, FormatSize(e.Need), e.Area, FormatSize(e.Size))
+}
+
+// Hint says what to do about it.
+func (e *TooLargeError) Hint() string {
+	return fmt.Sprintf("give %s %q more room in the layout or put less into it", e.Area, e.Name)
+}
+
+// ContentError says that a content cannot go where it was meant to.
+type ContentError struct {
+	Name   string // of the partition or reserve
+	Reason string
+	Advice string
+}
+
+func (e *ContentError) Error() string { return fmt.Sprintf("content of %q: %s", e.Name, e.Reason) }
+
+// Hint says what to do about it.
+func (e *ContentError) Hint() string { return e.Advice }
+
+// SpaceError says that the disk the image is written to is full. Nothing of the image is left on it.
+type SpaceError struct {
+	Path string
+	Err  error
+}
+
+func (e *SpaceError) Error() string {
+	return fmt.Sprintf("writing %s: no space left on the file system of %s", e.Path, filepath.Dir(e.Path))
+}
+
+func (e *SpaceError) Unwrap() error { return e.Err }
+
+// Hint says what to do about it.
+func (e *SpaceError) Hint() string {
+	return "free some space; an image takes about as much as the contents of its partitions"
+}
+
+// source is a content that has been looked at: where its bytes are and how many.
+type source struct {
+	region Region
+	path   string // of a file; or
+	bytes  []byte
+	size   int64
+}
+
+// Write makes the image at path. All input is checked and every file system is made before the image is begun; the
+// image then grows under a temporary name in the same folder, is synced once and appears under its name complete or, on any error
+// and when ctx ends, not at all. The returned map is that of Image.Map, with the labels and UUIDs of copied file systems.
+func Write(ctx context.Context, path string, img *Image) (m *Map, err error) {
+	defer func() {
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			err = &SpaceError{Path: path, Err: err}
+		}
+	}()
+	m, err = img.Map()
+	if err != nil {
+		return nil, err
+	}
+	sources, trees, err := img.survey(m)
+	if err != nil {
+		return nil, err
+	}
+	if len(trees) > 0 {
+		if err := CheckTools(); err != nil {
+			return nil, err
+		}
+		// Beside the image: there is room for it, and the finished file systems can be cloned instead of copied.
+		work, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".twinkeel-tmp-*")
+		if err != nil {
+			return nil, fmt.Errorf("creating %s: %w", path, err)
+		}
+		defer removeAll(work)
+		for _, r := range trees {
+			src, err := img.makeFilesystem(ctx, work, r)
+			if err != nil {
+				return nil, err
+			}
+			sources = append(sources, src)
+		}
+	}
+	return m, img.assemble(ctx, path, m, sources)
+}
+
+func (img *Image) assemble(ctx context.Context, path string, m *Map, sources []source) error {
+	out, err := durable.Create(path, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+	if err := out.Truncate(m.Size); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	var done, total int64
+	for _, s := range sources {
+		total += s.size
+	}
+	report := func(n int64) {
+		done += n
+		if img.Progress != nil {
+			img.Progress(done, total)
+		}
+	}
+	report(0)
+	for _, s := range sources {
+		if err := s.copyTo(ctx, out.File, report); err != nil {
+			return fmt.Errorf("writing %s: %s %q: %w", path, s.region.Kind, s.region.Name, err)
+		}
+	}
+	if err := writeGPT(out, m); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return out.Commit()
+}
+
+func (s source) copyTo(ctx context.Context, out *os.File, report func(int64)) error {
+	if s.path == "" {
+		if err := copySparse(ctx, out, s.region.Offset, bytes.NewReader(s.bytes), s.size, report); err != nil {
+			return err
+		}
+		return nil
+	}
+	in, err := os.Open(s.path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != s.size {
+		return fmt.Errorf("%s has changed while it was used: it had %d bytes and has %d", s.path, s.size, info.Size())
+	}
+	return copyFile(ctx, out, s.region.Offset, in, s.size, report)
+}
+
+// survey checks every content against its area and returns the ones to copy and the regions whose file system is to be made.
+func (img *Image) survey(m *Map) (sources []source, trees []Region, err error) {
+	for _, name := range slices.Sorted(maps.Keys(img.Contents)) {
+		if _, ok := m.Find(name); !ok {
+			return nil, nil, unknownArea(m, name)
+		}
+	}
+	for i := range m.Regions {
+		r := &m.Regions[i]
+		if r.Kind != KindPartition && r.Kind != KindReserve {
+			continue
+		}
+		content, given := img.Contents[r.Name]
+		if given {
+			if err := content.check(*r); err != nil {
+				return nil, nil, err
+			}
+		}
+		switch {
+		case img.makes(*r):
+			if err := checkTree(*r, content.Tree); err != nil {
+				return nil, nil, err
+			}
+			trees = append(trees, *r)
+		case content.Bytes != nil:
+			if int64(len(content.Bytes)) > r.Size {
+				return nil, nil, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the content", Need: int64(len(content.Bytes)), Size: r.Size}
+			}
+			if r.Kind == KindPartition {
+				if err := identify(r, "the content", bytes.NewReader(content.Bytes), int64(len(content.Bytes))); err != nil {
+					return nil, nil, err
+				}
+			}
+			sources = append(sources, source{region: *r, bytes: content.Bytes, size: int64(len(content.Bytes))})
+		case content.File != "":
+			src, err := openFile(r, content.File)
+			if err != nil {
+				return nil, nil, err
+			}
+			sources = append(sources, src)
+		default:
+			r.Filesystem = FilesystemNone // slot B, or raw and without content
+			r.Label = ""
+		}
+	}
+	return sources, trees, nil
+}
+
+func unknownArea(m *Map, name string) error {
+	var names []string
+	for _, r := range m.Regions {
+		if r.Kind == KindPartition || r.Kind == KindReserve {
+			names = append(names, r.Name)
+		}
+	}
+	advice := "the layout has " + strings.Join(names, ", ")
+	for _, n := range names {
+		if levenshtein.Distance(n, name, nil) <= 2 {
+			advice = fmt.Sprintf("did you mean %q?", n)
+			break
+		}
+	}
+	return &ContentError{Name: name, Reason: "the layout has no partition or reserve of that name", Advice: advice}
+}
+
+// check wants exactly one kind of content, and one that the region can take.
+func (c Content) check(r Region) error {
+	kinds := 0
+	for _, set := range []bool{c.File != "", c.Bytes != nil, c.Tree != nil} {
+		if set {
+			kinds++
+		}
+	}
+	switch {
+	case kinds > 1:
+		return &ContentError{Name: r.Name, Reason: "it has more than one of a file, bytes and a tree"}
+	case c.Tree != nil && r.Kind == KindReserve:
+		return &ContentError{Name: r.Name, Reason: "a reserve has no file system to put files into", Advice: "give it the bytes or a file"}
+	case c.Tree != nil && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT:
+		return &ContentError{
+			Name: r.Name, Reason: fmt.Sprintf("a tree cannot be put into %q; only ext4 and vfat file systems are made here", r.Filesystem),
+			Advice: "set the partition's filesystem to ext4 or vfat, or give it a file system image",
+		}
+	}
+	return nil
+}
+
+func openFile(r *Region, path string) (source, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return source{}, fmt.Errorf("content of %s %q: %w", r.Kind, r.Name, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return source{}, fmt.Errorf("content of %s %q: %w", r.Kind, r.Name, err)
+	}
+	if !info.Mode().IsRegular() {
+		return source{}, &ContentError{Name: r.Name, Reason: path + " is not a regular file"}
+	}
+	if info.Size() > r.Size {
+		return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: path, Need: info.Size(), Size: r.Size}
+	}
+	if r.Kind == KindPartition {
+		if err := identify(r, path, f, info.Size()); err != nil {
+			return source{}, err
+		}
+	}
+	return source{region: *r, path: path, size: info.Size()}, nil
+}
+
+// identify compares what a content is with what the layout says about its partition, and completes the region with it.
+func identify(r *Region, what string, content io.ReaderAt, size int64) error {
+	found, err := Probe(content, size)
+	if err != nil {
+		return fmt.Errorf("content of partition %q: %s: %w", r.Name, what, err)
+	}
+	if r.Filesystem == FilesystemNone {
+		return nil
+	}
+	switch {
+	case found.Compressed != "":
+		return &ContentError{
+			Name: r.Name, Reason: fmt.Sprintf("%s is compressed (%s), but the partition wants a %s file system", what, found.Compressed, r.Filesystem),
+			Advice: "unpack it first",
+		}
+	case found.Kind == "":
+		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("%s is no file system that is known here, but the partition wants %s", what, r.Filesystem)}
+	case found.Kind != r.Filesystem:
+		return &ContentError{
+			Name: r.Name, Reason: fmt.Sprintf("%s is a %s file system, but the partition wants %s", what, found.Kind, r.Filesystem),
+			Advice: fmt.Sprintf("set the partition's filesystem to %q, or give it another file", found.Kind),
+		}
+	case found.Size > size:
+		return &ContentError{
+			Name: r.Name, Reason: fmt.Sprintf("%s is truncated: it has %s, but its file system has %s", what, FormatSize(size), FormatSize(found.Size)),
+			Advice: "copy or build it again",
+		}
+	}
+	r.Label, r.FilesystemUUID = found.Label, found.UUID
+	return nil
+}
+
+// makeFilesystem makes the region's file system in a file below work, exactly as large as the region.
+func (img *Image) makeFilesystem(ctx context.Context, work string, r Region) (source, error) {
+	path := filepath.Join(work, fmt.Sprintf("part%d.img", r.Number))
+	stage := filepath.Join(work, fmt.Sprintf("part%d", r.Number))
+	if err := os.Mkdir(stage, 0o700); err != nil {
+		return source{}, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return source{}, err
+	}
+	defer f.Close()
+	if err := f.Truncate(r.Size); err != nil {
+		return source{}, err
+	}
+	tree := completeTree(img.Contents[r.Name].Tree)
+	maker := img.makeExt4
+	if r.Filesystem == FilesystemVFAT {
+		maker = img.makeVFAT
+	}
+	if err := maker(ctx, f, stage, r, tree); err != nil {
+		if ctx.Err() != nil {
+			return source{}, fmt.Errorf("making the file system of partition %q: %w", r.Name, ctx.Err())
+		}
+		var tool *ToolError
+		if errors.As(err, &tool) && tool.full() {
+			return source{}, &TooLargeError{
+				Area: KindPartition, Name: r.Name, What: "the content", Need: treeSize(tree), Size: r.Size, Tree: true,
+			}
+		}
+		return source{}, fmt.Errorf("making the file system of partition %q: %w", r.Name, err)
+	}
+	return source{region: r, path: path, size: r.Size}, f.Close()
+}
+
+// removeAll also removes what a tree made unreadable.
+func removeAll(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700)
+		}
+		return nil
+	})
+	_ = os.RemoveAll(dir)
+}
