@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -193,7 +195,7 @@ func (s *server) finalOpen() bool {
 	}
 }
 
-// Twenty kills at random instants in one deployment.
+// Twenty kills at random instants in one deployment, whose download is slow enough to be hit.
 func TestKillAtRandom(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
@@ -202,10 +204,18 @@ func TestKillAtRandom(t *testing.T) {
 	next := image(2, imageSize)
 	d := newDevice(t)
 	s := newServer(t, artifact(t, next, nil))
+	s.download = func(w http.ResponseWriter, r *http.Request, _ int) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(s.artifact)))
+		for chunk := range slices.Chunk(s.artifact, 64<<10) {
+			if _, err := w.Write(chunk); err != nil || pause(r.Context(), 2*time.Millisecond) != nil {
+				return
+			}
+		}
+	}
 	d.serverURL(s)
 	kills := 0
 	for kills < 20 && s.finalOpen() {
-		l := d.live(s, 0, time.Duration(1+random.IntN(120))*time.Millisecond)
+		l := d.live(s, 0, time.Duration(5+random.IntN(150))*time.Millisecond)
 		d.checkBootable(d.old, next)
 		switch l.exit {
 		case -1:
@@ -219,7 +229,7 @@ func TestKillAtRandom(t *testing.T) {
 	if s.finalOpen() {
 		d.finish(s)
 	}
-	t.Logf("%d kills, %d downloads, %v", kills, len(s.gets), d.boots)
+	t.Logf("%d kills, %d downloads, booted %v", kills, len(s.gets), d.boots)
 	if s.final != "success" || !d.holds(SlotB, next) {
 		t.Errorf("reported %q", s.final)
 	}
