@@ -232,7 +232,7 @@ func TestRefusedUploads(t *testing.T) {
 		"unsigned":         {[]string{"artifact", read(t, artifact(t, "r", "board", payload, nil))}, 400, "not signed"},
 		"stranger's key":   {[]string{"artifact", read(t, artifact(t, "r", "board", payload, func(a *artifactfmt.Artifact) { a.Signer = stranger }))}, 400, "not signed by a key"},
 		"flipped bit":      {[]string{"artifact", string(flipped)}, 400, "checksum of data/0000/payload differs"},
-		"truncated":        {[]string{"artifact", good[:len(good)/2]}, 400, "truncated"},
+		"truncated":        {[]string{"artifact", good[:len(good)/2]}, 400, "too early"},
 		"empty":            {[]string{"artifact", ""}, 400, "artifact"},
 		"not an artifact":  {[]string{"artifact", strings.Repeat("x", 4096)}, 400, "not a valid artifact"},
 		"wrong size":       {[]string{"size", "12", "artifact", good}, 400, "size part says 12"},
@@ -387,4 +387,9 @@ func TestArtifactInUse(t *testing.T) {
 	if err := b.DeleteArtifact(t.Context(), id); err != nil {
 		t.Errorf("deleting it after the deployment's end: %v", err)
 	}
+}
+
+// artifactDepending is a small artifact for devices that have another one.
+func artifactDepending(t *testing.T, name, deviceType, on string) string {
+	return artifact(t, name, deviceType, nil, func(a *artifactfmt.Artifact) { a.DependsNames = []string{on} })
 }

@@ -109,17 +109,15 @@ func targets(ctx context.Context, tx *sql.Tx, n NewDeployment) ([]rollout.Device
 	}
 	var list []rollout.Device
 	for _, d := range all {
-		wanted := (len(chosen) == 0 || chosen[d.ID]) && (len(inGroup) == 0 || inGroup[d.Group])
+		wanted := (len(n.Devices) == 0 || chosen[d.ID]) && (len(inGroup) == 0 || inGroup[d.Group])
 		if wanted {
 			list = append(list, d)
 		}
 		delete(chosen, d.ID)
 	}
-	if len(n.Devices) > 0 {
-		for _, d := range n.Devices {
-			if chosen[d] {
-				return nil, &TargetError{Reason: fmt.Sprintf("device %s is not known or not accepted", d)}
-			}
+	for _, d := range n.Devices {
+		if chosen[d] {
+			return nil, &TargetError{Reason: fmt.Sprintf("device %q is not known or not accepted", d)}
 		}
 	}
 	if len(list) == 0 {
