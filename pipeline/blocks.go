@@ -139,13 +139,13 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 	names := make(map[string]hcl.Range)
 	take := func(name string, at hcl.Range) {
 		if first, dup := names[name]; dup {
-			e.report(fault("Duplicate area", fmt.Sprintf("There is already an area %s in this layout, at %s:%d,%d.", name, first.Filename, first.Start.Line, first.Start.Column), at.Ptr()))
+			e.report(fault("Duplicate area", fmt.Sprintf("There is already an area %s in this layout, at %s:%d,%d.", name, filepath.Base(first.Filename), first.Start.Line, first.Start.Column), at.Ptr()))
 			return
 		}
 		names[name] = at
 	}
 	known := true
-	var slotSize cty.Value = cty.UnknownVal(cty.Number)
+	slotSize := cty.UnknownVal(cty.Number)
 	grows := ""
 	for _, n := range b.nested {
 		size := n.body.integer("size")
@@ -372,7 +372,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 			continue
 		}
 		group, size, filesystem := d.Layout.slots()
-		e.mustFit(a.Payload.Files[0], fmt.Sprintf("the slots %s of %s", group, d.Layout.Address), size, filesystem, b.rangeOf(at))
+		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, b.rangeOf(at))
 	}
 }
 
@@ -400,7 +400,7 @@ func (e *evaluator) mustFit(file, place string, size int64, filesystem string, a
 		rel = r
 	}
 	if got > size {
-		e.report(fault("File system too large for its place", fmt.Sprintf("%s has %s, but %s: only %s. Make the place larger in the layout, or the file smaller.",
+		e.report(fault("File system too large for its place", fmt.Sprintf("%s has %s, but %s has only %s. Make it larger in the layout, or the file smaller.",
 			rel, formatSize(got), place, formatSize(size)), at))
 		return
 	}
@@ -414,7 +414,7 @@ func (e *evaluator) mustFit(file, place string, size int64, filesystem string, a
 		return
 	}
 	if kind != "" && filesystem != "none" && filesystem != "" && kind != filesystem {
-		e.report(fault("Wrong file system", fmt.Sprintf("%s holds %s, but %s: declared as %s.", rel, kind, place, filesystem), at))
+		e.report(fault("Wrong file system", fmt.Sprintf("%s holds %s, but %s is declared as %s.", rel, kind, place, filesystem), at))
 	}
 }
 
@@ -446,7 +446,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	filled := make(map[string]hcl.Range)
 	for _, n := range b.all("fill") {
 		if first, dup := filled[n.label]; dup {
-			e.report(fault("Duplicate fill", fmt.Sprintf("There is already a fill of %s, at %s:%d,%d.", n.label, first.Filename, first.Start.Line, first.Start.Column), n.labelRng.Ptr()))
+			e.report(fault("Duplicate fill", fmt.Sprintf("There is already a fill of %s, at %s:%d,%d.", n.label, filepath.Base(first.Filename), first.Start.Line, first.Start.Column), n.labelRng.Ptr()))
 			continue
 		}
 		filled[n.label] = n.labelRng
@@ -502,7 +502,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
 		f.File = e.pipeline.abs(b.text("file"))
 		if target != nil {
-			e.mustFit(f.File, fmt.Sprintf("the area %s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, b.rangeOf("file"))
+			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, b.rangeOf("file"))
 		}
 	}
 	if b.has("files") {

@@ -193,6 +193,21 @@ type tree struct {
 	children map[string]*tree
 }
 
+// spoil makes the value at path unknown, whatever was or will be put there.
+func (t *tree) spoil(path []string) {
+	if len(path) > 0 && t.value == cty.NilVal {
+		if t.children == nil {
+			t.children = make(map[string]*tree)
+		}
+		if t.children[path[0]] == nil {
+			t.children[path[0]] = &tree{}
+		}
+		t.children[path[0]].spoil(path[1:])
+		return
+	}
+	t.value, t.children = cty.DynamicVal, nil
+}
+
 func (t *tree) put(path []string, v cty.Value) {
 	if t.value != cty.NilVal {
 		return // all of it is there
@@ -228,27 +243,26 @@ func (t *tree) build() cty.Value {
 func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.EvalContext, tooLarge bool) {
 	roots := make(map[string]*tree)
 	total := 0
-	put := func(v cty.Value, path ...string) {
-		t := roots[path[0]]
-		if t == nil {
-			t = &tree{}
-			roots[path[0]] = t
+	root := func(name string) *tree {
+		if roots[name] == nil {
+			roots[name] = &tree{}
 		}
-		t.put(path[1:], v)
+		return roots[name]
 	}
+	put := func(v cty.Value, path ...string) { root(path[0]).put(path[1:], v) }
 	for _, t := range traversals {
-		root := t.RootName()
-		if v, ok := sc.each[root]; ok {
-			put(v, root)
+		name := t.RootName()
+		if v, ok := sc.each[name]; ok {
+			put(v, name)
 			continue
 		}
-		if !rootNames[root] || root == "each" {
-			put(cty.DynamicVal, root)
+		if !rootNames[name] || name == "each" {
+			put(cty.DynamicVal, name)
 			continue
 		}
 		ref, d := e.pipeline.parseReference(t)
 		if d != nil { // reported when the pipeline was loaded
-			path := []string{root}
+			var path []string
 			for _, step := range t[1:] {
 				name, ok := stepName(step)
 				if !ok {
@@ -256,7 +270,7 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 				}
 				path = append(path, name)
 			}
-			put(cty.DynamicVal, path...)
+			root(name).spoil(path)
 			continue
 		}
 		v := e.symbol(ref.symbol, t.SourceRange())
@@ -269,6 +283,10 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 		}
 		if ref.symbol.name != "" {
 			path = append(path, ref.symbol.name)
+		}
+		if e.pipeline.badRefs[t.SourceRange()] {
+			root(name).spoil(path[1:])
+			continue
 		}
 		put(v.value, path...)
 	}
@@ -448,7 +466,7 @@ func (e *evaluator) forEach(expr hcl.Expression, sc *scope) (items []item, known
 	case ty.IsSetType() && ty.ElementType() == cty.String:
 	case ty.IsSetType() && ty.ElementType() == cty.DynamicPseudoType:
 	case ty.IsTupleType() || ty.IsListType():
-		e.reportAt("Wrong for_each", "A map or a set of strings is needed here, not a list, whose elements have no lasting names. toset( ... ) makes a set of a list of strings.", expr, ctx)
+		e.reportAt("Wrong for_each", "A map or a set of strings is needed here, not a list, whose elements have no lasting names. toset() makes a set of a list of strings.", expr, ctx)
 		return nil, false, false
 	default:
 		e.reportAt("Wrong for_each", fmt.Sprintf("A map or a set of strings is needed here, not %s.", describe(v)), expr, ctx)
@@ -649,7 +667,7 @@ func (e *evaluator) argument(s *attrSchema, a *hcl.Attribute, sc *scope) (_ cty.
 	}
 	if s.Check != nil && out.IsKnown() {
 		if reason := s.Check(out); reason != "" {
-			fail("Wrong value", fmt.Sprintf("%s: %s", s.Name, reason), a.Expr.Range())
+			fail("Wrong value", fmt.Sprintf("%s %s.", s.Name, reason), a.Expr.Range())
 			return unknown, secret
 		}
 	}

@@ -209,7 +209,7 @@ func listOf(elem *fieldType) *fieldType {
 				if _, _, ok := r.resolveObject(v); ok {
 					hint = " Put it in brackets: [ ... ]."
 				} else {
-					hint = " values( ... ) makes a list of a map."
+					hint = " values() makes a list of a map."
 				}
 			}
 			return cty.NilVal, wrongType("A list is needed here, not %s.%s", describe(v), hint)
@@ -309,37 +309,40 @@ func strings2list(items ...string) cty.Value {
 	return cty.ListVal(vals)
 }
 
-// sentence turns the text of an error into a sentence.
+// sentence turns the text of an error into a sentence. A first word that may be a file name stays as it is.
 func sentence(text string) string {
 	if text == "" {
 		return ""
 	}
-	text = strings.ToUpper(text[:1]) + text[1:]
+	first, _, _ := strings.Cut(text, " ")
+	if !strings.ContainsFunc(first, func(r rune) bool { return r < 'a' || r > 'z' }) {
+		text = strings.ToUpper(text[:1]) + text[1:]
+	}
 	if !strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "?") {
 		text += "."
 	}
 	return text
 }
 
-// The checks of arguments below get a known value that is not null.
+// The checks of arguments below get a known value that is not null. What they return completes "NAME ...".
 
 func notEmpty(v cty.Value) string {
 	if v.LengthInt() == 0 {
-		return "The list is empty."
+		return "must not be empty"
 	}
 	return ""
 }
 
 func checkPositive(v cty.Value) string {
 	if v.AsBigFloat().Sign() <= 0 {
-		return "It must be more than zero."
+		return "must be more than zero"
 	}
 	return ""
 }
 
 func checkNotNegative(v cty.Value) string {
 	if v.AsBigFloat().Sign() < 0 {
-		return "It must not be negative."
+		return "must not be negative"
 	}
 	return ""
 }
@@ -347,14 +350,14 @@ func checkNotNegative(v cty.Value) string {
 func checkAlignment(v cty.Value) string {
 	n, _ := v.AsBigFloat().Int64()
 	if n < 512 || n&(n-1) != 0 || n > 1<<30 {
-		return "The alignment must be a power of two, from 512 bytes to 1GiB."
+		return "must be a power of two, from 512 bytes to 1GiB"
 	}
 	return ""
 }
 
 func checkRetries(v cty.Value) string {
 	if n, _ := v.AsBigFloat().Int64(); n < 0 || n > 100 {
-		return "It must lie between 0 and 100."
+		return "must lie between 0 and 100"
 	}
 	return ""
 }
@@ -363,14 +366,14 @@ var validSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func checkSHA256(v cty.Value) string {
 	if !validSHA256.MatchString(v.AsString()) {
-		return "A SHA-256 is 64 hexadecimal digits in lower case."
+		return "must be 64 hexadecimal digits in lower case"
 	}
 	return ""
 }
 
 func checkMount(v cty.Value) string {
 	if s := v.AsString(); !strings.HasPrefix(s, "/") || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }) {
-		return "A mount point is an absolute path without spaces, such as \"/data\"."
+		return "must be an absolute path without spaces, such as \"/data\""
 	}
 	return ""
 }
@@ -379,7 +382,7 @@ var validDevice = regexp.MustCompile(`^/dev/[A-Za-z0-9._/+-]+$`)
 
 func checkDevice(v cty.Value) string {
 	if !validDevice.MatchString(v.AsString()) {
-		return "A device is a path such as \"/dev/mmcblk0\" or \"/dev/vda\"."
+		return "must be a path such as \"/dev/mmcblk0\" or \"/dev/vda\""
 	}
 	return ""
 }
@@ -388,13 +391,13 @@ func checkURL(v cty.Value) string {
 	u, err := url.Parse(v.AsString())
 	switch {
 	case err != nil || u.Host == "":
-		return "A URL is needed, such as \"https://ota.example.com\"."
+		return "must be a URL, such as \"https://ota.example.com\""
 	case u.Scheme != "https" && u.Scheme != "http":
-		return "The URL must begin with https:// or http://."
+		return "must begin with https:// or http://"
 	case u.User != nil:
-		return "The URL holds a user name or password, which would end up in plain sight; use token."
+		return "holds a user name or password, which would end up in plain sight; use token"
 	case u.RawQuery != "" || u.Fragment != "":
-		return "The URL holds a query or a fragment; only scheme, host and path make sense."
+		return "holds a query or a fragment; only scheme, host and path make sense"
 	}
 	return ""
 }

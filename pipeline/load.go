@@ -44,6 +44,7 @@ type Pipeline struct {
 	given     map[string]*givenValue       // of variables
 	localSort []string                     // names of locals in order of declaration
 
+	badRefs   map[hcl.Range]bool // references that checkReferences reported
 	secrets   map[string]bool
 	loadDiags hcl.Diagnostics
 	checked   *evaluator // the offline evaluation, once made
@@ -86,6 +87,7 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 		others:    make(map[string][]*block),
 		children:  make(map[string]map[string]*block),
 		given:     make(map[string]*givenValue),
+		badRefs:   make(map[hcl.Range]bool),
 	}
 	for _, entry := range o.Environ {
 		if name, value, ok := strings.Cut(entry, "="); ok {
@@ -318,7 +320,7 @@ func (p *Pipeline) declareBlock(raw *hcl.Block) hcl.Diagnostics {
 	switch {
 	case b.schema.Refers:
 		if first, dup := p.blocks[b.address()]; dup {
-			return append(diags, duplicate(b.schema.Kind, b.address(), b.rng, first.rng))
+			return append(diags, duplicate(b.schema.Kind, strings.TrimPrefix(b.address(), b.schema.Kind+"."), b.rng, first.rng))
 		}
 		p.blocks[b.address()] = b
 		p.byKind[b.schema.Kind] = append(p.byKind[b.schema.Kind], b)
@@ -352,7 +354,7 @@ func duplicate(what, name string, second, first hcl.Range) *hcl.Diagnostic {
 	if name != "" {
 		name = " " + name
 	}
-	return fault("Duplicate "+what, fmt.Sprintf("There is already a %s%s, at %s:%d,%d.", what, name, first.Filename, first.Start.Line, first.Start.Column), second.Ptr())
+	return fault("Duplicate "+what, fmt.Sprintf("There is already %s%s, at %s:%d,%d.", aWord(what), name, filepath.Base(first.Filename), first.Start.Line, first.Start.Column), second.Ptr())
 }
 
 func fault(summary, detail string, subject *hcl.Range) *hcl.Diagnostic {

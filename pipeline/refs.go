@@ -217,6 +217,7 @@ func (c *referenceChecker) expression(expr hcl.Expression, scope []string) {
 		}
 		if d := c.traversal(t, slices.Contains(scope, "each")); d != nil {
 			d.Expression = expr
+			c.pipeline.badRefs[t.SourceRange()] = true
 			c.diags = append(c.diags, d)
 		}
 	}

@@ -70,7 +70,7 @@ func (p *Pipeline) Secrets() []string {
 func refuseSecret(name string, v cty.Value) *problem {
 	return &problem{
 		summary: "Secret in plain sight",
-		detail:  fmt.Sprintf("%s ends up where everybody can read it, but its value comes from %s, which is sensitive. nonsensitive( ... ) says that it is none.", name, origins(v)),
+		detail:  fmt.Sprintf("%s ends up where everybody can read it, but its value comes from %s, which is sensitive. If it is no secret, wrap it in nonsensitive().", name, origins(v)),
 		index:   -1,
 	}
 }

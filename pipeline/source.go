@@ -166,11 +166,9 @@ var yoctoDate = regexp.MustCompile(`^[0-9]{14}$`)
 // findRootfs looks for the root file system, type by type.
 func (y *yocto) findRootfs() error {
 	base := y.image + "-" + y.machine
-	var tried []string
 	for _, ext := range y.types {
 		for _, stem := range []string{base + ".rootfs", base} {
 			name := stem + "." + ext
-			tried = append(tried, name)
 			if !slices.Contains(y.names, name) {
 				continue
 			}
@@ -191,7 +189,6 @@ func (y *yocto) findRootfs() error {
 				newest, date, stem = name, d, s
 			}
 		}
-		tried = append(tried, base+".rootfs-DATE."+ext, base+"-DATE.rootfs."+ext)
 		if newest != "" {
 			size, err := y.facts.regular(y.join(newest))
 			if err != nil {
@@ -200,7 +197,7 @@ func (y *yocto) findRootfs() error {
 			return y.take(newest, ext, stem, size)
 		}
 	}
-	return &sourceError{"image", "Output not found", y.missing(tried)}
+	return &sourceError{"image", "Output not found", y.missing()}
 }
 
 // dated splits the name of a dated output, and returns the stem that its companions share.
@@ -234,9 +231,10 @@ func (y *yocto) take(name, ext, stem string, size int64) error {
 }
 
 // missing words that there is no root file system: what was tried and what is there.
-func (y *yocto) missing(tried []string) string {
+func (y *yocto) missing() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s has no root file system of the image %s for the machine %s.\nTried: %s.", y.dir, y.image, y.machine, strings.Join(tried, ", "))
+	fmt.Fprintf(&text, "%s has no root file system of the image %s for the machine %s.\nTried: %s-%s.rootfs.EXT and %s-%s.EXT, also with a date, with EXT = %s.",
+		y.dir, y.image, y.machine, y.image, y.machine, y.image, y.machine, strings.Join(y.types, ", "))
 	var same, images []string
 	for _, name := range y.names {
 		if rest, ok := strings.CutPrefix(name, y.image+"-"+y.machine); ok {
@@ -418,7 +416,7 @@ func (y *yocto) findBootFiles() error {
 			return &sourceError{argument, "Wrong glob", err.Error()}
 		}
 		if len(matches) == 0 {
-			return &sourceError{argument, summary, fmt.Sprintf("the boot file %s is not in %s%s", w.src, y.dir, suggestion(w.src, y.names, ""))}
+			return &sourceError{argument, summary, fmt.Sprintf("the boot file %s is not in %s.%s", w.src, y.dir, suggestion(w.src, y.names, ""))}
 		}
 		directory := strings.HasSuffix(w.dst, "/") || w.dst == "" || isGlob(w.src) && !y.hasBootFiles
 		if len(matches) > 1 && !directory {
@@ -515,4 +513,4 @@ func (f *facts) filesystemOf(name string) (string, error) {
 var errMissing = &missingError{}
 
 // Is makes every missingError one kind for errors.Is.
-func (e *missingError) Is(target error) bool { _, ok := target.(*missingError); return ok } //nolint:errorlint // the definition of Is
+func (e *missingError) Is(target error) bool { _, ok := target.(*missingError); return ok }

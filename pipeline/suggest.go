@@ -18,6 +18,9 @@ func closest(name string, candidates []string) string {
 			continue
 		}
 		distance := levenshtein.Distance(strings.ToLower(name), strings.ToLower(c), nil)
+		if swapped(name, c) {
+			distance = 1
+		}
 		if distance < bestDistance {
 			best, bestDistance = c, distance
 		}
@@ -30,6 +33,18 @@ func closest(name string, candidates []string) string {
 		}
 	}
 	return best
+}
+
+// swapped tells whether two neighbouring letters are all that differs, the commonest slip of all.
+func swapped(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	return i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
 }
 
 // suggestion ends a message about an unknown name: with the candidate that was probably meant, else with all of them when

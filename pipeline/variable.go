@@ -274,13 +274,11 @@ func (e *evaluator) givenValue(v *variable, g *givenValue) (cty.Value, bool) {
 	if !g.isText {
 		val, diags := g.expr.Value(nil)
 		if diags.HasErrors() {
-			for _, d := range diags {
-				if len(g.expr.Variables()) > 0 {
-					d = fault("Wrong value of variable", "A variable file holds plain values, without references and functions.", g.expr.Range().Ptr())
-				}
-				e.report(d)
-				break
+			d := diags[0]
+			if len(g.expr.Variables()) > 0 {
+				d = fault("Wrong value of variable", "A variable file holds plain values, without references and functions.", g.expr.Range().Ptr())
 			}
+			e.report(d)
 			return cty.NilVal, false
 		}
 		return e.convertVariable(v, val, g.expr, nil, "value")

@@ -201,10 +201,9 @@ func fitLine(l line, width int) (text string, from, to int) {
 			end = len(out)
 		}
 		r, size := utf8.DecodeRune(l.text[i:])
-		switch {
-		case r == '\t':
+		if r == '\t' {
 			out = append(out, ' ', ' ')
-		default:
+		} else {
 			out = append(out, visible(r))
 		}
 		i += size

@@ -153,6 +153,7 @@ func treeOf(dir string) ([]imaging.TreeFile, error) {
 			file.Source = p
 		case info.IsDir():
 		case info.Mode()&fs.ModeSymlink != 0:
+			file.Mode = 0
 			if file.Link, err = os.Readlink(p); err != nil {
 				return err
 			}

@@ -1,0 +1,7 @@
+layout "ab" {
+  alignment = 1000 # ERROR: Wrong value
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}

@@ -1,0 +1,4 @@
+signer "file" "dev" {
+  private_key { # ERROR: Unexpected block
+  }
+}

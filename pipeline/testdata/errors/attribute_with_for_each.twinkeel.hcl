@@ -1,0 +1,29 @@
+layout "ab" {
+  reserve "env" {
+    offset = "1MiB"
+    size   = "128KiB"
+  }
+  partition "boot" {
+    size       = "16MiB"
+    filesystem = "vfat"
+  }
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}
+device_type "d" {
+  architecture = "arm64"
+  layout       = layout.ab
+  bootloader "u-boot" {
+    environment = "env"
+    redundant   = true
+  }
+}
+artifact "os" {
+  for_each     = toset(["a"])
+  name         = "os-${each.key}"
+  device_types = [device_type.d]
+  payload "rootfs-image" { file = "good.ext4" }
+}
+locals { a = artifact.os.path } # ERROR: Wrong reference

@@ -1,0 +1,2 @@
+variable "version" {}
+locals { a = version } # ERROR: Unknown reference

@@ -1,0 +1,1 @@
+locals { a = ext4 } # ERROR: Unknown reference

@@ -1,0 +1,3 @@
+layout "ab" {
+  slots = { size = 1 } # ERROR: Unexpected argument
+}

@@ -1,0 +1,1 @@
+locals { a = each.key } # ERROR: Unknown reference

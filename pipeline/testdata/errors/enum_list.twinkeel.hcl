@@ -1,0 +1,7 @@
+layout "ab" {
+  table = "mbr" # ERROR: Wrong value
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}

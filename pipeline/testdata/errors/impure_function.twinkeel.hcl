@@ -1,0 +1,1 @@
+locals { a = timestamp() } # ERROR: Error in function call

@@ -1,0 +1,2 @@
+server "s" { # ERROR: Missing argument
+}

@@ -1,0 +1,2 @@
+layout "ab" { # ERROR: Missing block
+}

@@ -1,0 +1,2 @@
+artifact { # ERROR: Missing label
+}

@@ -1,0 +1,3 @@
+server "s" {
+  ulr = "https://ota.example.com" # ERROR: Unknown argument
+}

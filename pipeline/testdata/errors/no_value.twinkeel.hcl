@@ -1,0 +1,3 @@
+variable "n" { # ERROR: No value for variable
+  type = string
+}

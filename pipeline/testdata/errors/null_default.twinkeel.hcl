@@ -1,0 +1,4 @@
+variable "n" {
+  default  = null # ERROR: Wrong value of variable
+  nullable = false
+}

@@ -1,0 +1,1 @@
+server "s" { url = null } # ERROR: Missing value

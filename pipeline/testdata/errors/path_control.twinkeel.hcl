@@ -1,0 +1,1 @@
+source "file" "app" { path = "a\nb" } # ERROR: Wrong value

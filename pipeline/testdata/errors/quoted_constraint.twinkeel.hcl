@@ -1,0 +1,3 @@
+variable "n" {
+  type = "string" # ERROR: Wrong type constraint
+}

@@ -1,0 +1,1 @@
+twinkeel { required_version = "new" } # ERROR: Wrong required_version

@@ -1,0 +1,2 @@
+source "file" "app" { path = "app.tar" }
+locals { a = source.app.path } # ERROR: Unknown reference

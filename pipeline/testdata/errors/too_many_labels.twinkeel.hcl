@@ -1,0 +1,2 @@
+artifact "a" "b" { # ERROR: Too many labels
+}

@@ -1,0 +1,2 @@
+twinkeel {}
+twinkeel {} # ERROR: Duplicate twinkeel

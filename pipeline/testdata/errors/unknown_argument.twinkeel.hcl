@@ -1,0 +1,4 @@
+server "s" {
+  url  = "https://ota.example.com"
+  tokn = "x" # ERROR: Unknown argument
+}

@@ -1,0 +1,2 @@
+server "s" { url = "https://ota.example.com" }
+locals { a = server.s.urll } # ERROR: Unknown attribute

@@ -1,0 +1,2 @@
+artefact "os" { # ERROR: Unknown kind of block
+}

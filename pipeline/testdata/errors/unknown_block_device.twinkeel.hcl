@@ -1,0 +1,2 @@
+device "rpi" { # ERROR: Unknown kind of block
+}

@@ -1,0 +1,1 @@
+locals { a = uper("x") } # ERROR: Call to unknown function

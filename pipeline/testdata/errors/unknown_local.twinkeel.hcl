@@ -1,0 +1,4 @@
+locals { 
+  version = "1"
+  a = "x-${local.versoin}" # ERROR: Unknown reference
+}

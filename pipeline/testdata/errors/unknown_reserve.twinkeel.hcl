@@ -1,0 +1,22 @@
+layout "ab" {
+  reserve "env" {
+    offset = "1MiB"
+    size   = "128KiB"
+  }
+  partition "boot" {
+    size       = "16MiB"
+    filesystem = "vfat"
+  }
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}
+device_type "d" {
+  architecture = "arm64"
+  layout       = layout.ab
+  bootloader "u-boot" {
+    environment = "evn" # ERROR: Unknown reserve
+    redundant   = true
+  }
+}

@@ -1,0 +1,1 @@
+locals { a = vra.version } # ERROR: Unknown reference

@@ -1,0 +1,3 @@
+signer "flie" "dev" { # ERROR: Unknown type of signer
+  private_key = "k"
+}

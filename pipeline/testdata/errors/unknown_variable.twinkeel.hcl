@@ -1,0 +1,2 @@
+variable "version" {}
+locals { a = var.verison } # ERROR: Unknown reference

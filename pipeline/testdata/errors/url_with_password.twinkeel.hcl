@@ -1,0 +1,1 @@
+server "s" { url = "https://a:b@ota.example.com" } # ERROR: Wrong value

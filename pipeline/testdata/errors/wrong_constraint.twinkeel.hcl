@@ -1,0 +1,3 @@
+variable "n" {
+  type = lst(number) # ERROR: Wrong type constraint
+}

@@ -1,0 +1,4 @@
+variable "n" {
+  type    = list(number)
+  default = ["a"] # ERROR: Wrong value of variable
+}

@@ -1,0 +1,3 @@
+server "a b" { # ERROR: Wrong name
+  url = "https://x"
+}

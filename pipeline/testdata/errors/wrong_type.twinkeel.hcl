@@ -1,0 +1,3 @@
+server "s" {
+  url = ["https://ota.example.com"] # ERROR: Wrong type of value
+}

@@ -1,0 +1,1 @@
+server "s" { url = "ota.example.com" } # ERROR: Wrong value
