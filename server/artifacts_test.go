@@ -388,8 +388,3 @@ func TestArtifactInUse(t *testing.T) {
 		t.Errorf("deleting it after the deployment's end: %v", err)
 	}
 }
-
-// artifactDepending is a small artifact for devices that have another one.
-func artifactDepending(t *testing.T, name, deviceType, on string) string {
-	return artifact(t, name, deviceType, nil, func(a *artifactfmt.Artifact) { a.DependsNames = []string{on} })
-}

@@ -22,7 +22,8 @@ func (s *Server) nextV2(w http.ResponseWriter, r *http.Request) error {
 	if err := s.decode(w, r, &req); err != nil {
 		return err
 	}
-	return s.next(w, r, req.DeviceProvides["device_type"], req.DeviceProvides["artifact_name"])
+	p := store.Provides{DeviceType: req.DeviceProvides["device_type"], ArtifactName: req.DeviceProvides["artifact_name"], Others: req.DeviceProvides}
+	return s.next(w, r, p)
 }
 
 // nextV1 is what clients ask that got 404 for v2. The provides stand at the top level (mender 3.4.0) or in
@@ -35,22 +36,22 @@ func (s *Server) nextV1(w http.ResponseWriter, r *http.Request) error {
 	if err := s.decode(w, r, &req); err != nil {
 		return err
 	}
-	return s.next(w, r, req.DeviceType, req.ArtifactName)
+	return s.next(w, r, store.Provides{DeviceType: req.DeviceType, ArtifactName: req.ArtifactName})
 }
 
 func (s *Server) nextV1Query(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	return s.next(w, r, q.Get("device_type"), q.Get("artifact_name"))
+	return s.next(w, r, store.Provides{DeviceType: q.Get("device_type"), ArtifactName: q.Get("artifact_name")})
 }
 
-func (s *Server) next(w http.ResponseWriter, r *http.Request, deviceType, artifactName string) error {
-	for _, f := range []struct{ name, value string }{{"device_type", deviceType}, {"artifact_name", artifactName}} {
+func (s *Server) next(w http.ResponseWriter, r *http.Request, p store.Provides) error {
+	for _, f := range []struct{ name, value string }{{"device_type", p.DeviceType}, {"artifact_name", p.ArtifactName}} {
 		if f.value == "" || len(f.value) > maxProvide {
 			return invalid("%s must have 1 to %d characters", f.name, maxProvide)
 		}
 	}
 	now := s.now()
-	offer, err := s.store.Next(r.Context(), callOf(r).device, store.Provides{DeviceType: deviceType, ArtifactName: artifactName}, now)
+	offer, err := s.store.Next(r.Context(), callOf(r).device, p, now)
 	if err != nil {
 		return err
 	}

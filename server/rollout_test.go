@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twinkeel/twinkeel/artifactfmt"
 	"github.com/twinkeel/twinkeel/internal/menderapi"
 	"github.com/twinkeel/twinkeel/server"
 	"github.com/twinkeel/twinkeel/server/client"
@@ -237,11 +239,6 @@ func TestSettledWithoutInstalling(t *testing.T) {
 	devices := fleet(b, 3)
 	b.push("r", "board", make([]byte, 5000))
 	small := b.push("r", "board-small", nil)
-	both, err := b.UploadArtifact(t.Context(), artifact(t, "s", "x", nil, nil), "", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = both
 	id := b.deploy(menderapi.NewDeployment{Name: "os", ArtifactName: "r", AllDevices: true})
 	if n := devices[0].next("board", "r"); n != nil {
 		t.Errorf("a device that has the release was offered it")
@@ -270,20 +267,39 @@ func TestSettledWithoutInstalling(t *testing.T) {
 	}
 }
 
-// TestSmallestArtifact: of several artifacts of a release that fit, the smallest is taken.
+// TestSmallestArtifact: of the artifacts of a release that fit a device, the smallest is taken.
 func TestSmallestArtifact(t *testing.T) {
 	b := newBench(t, nil)
-	d := fleet(b, 1)[0]
-	payload := []byte(strings.Repeat("incompressible? no matter ", 2000))
-	big := b.push("r", "board", payload)
-	delta, err := b.UploadArtifact(t.Context(), artifactDepending(t, "r", "board", "old"), "", nil)
+	devices := fleet(b, 4)
+	full, err := b.UploadArtifact(t.Context(), artifact(t, "r", "board", make([]byte, 50_000), func(a *artifactfmt.Artifact) {
+		a.Compression = artifactfmt.CompressionNone
+	}), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.deploy(menderapi.NewDeployment{Name: "os", ArtifactName: "r", AllDevices: true})
-	n := d.next("board", "old")
-	if n == nil || n.Artifact.ID != delta || n.Artifact.ID == big {
-		t.Errorf("offer %+v, want the smaller artifact %s", n, delta)
+	delta, err := b.UploadArtifact(t.Context(), artifact(t, "r", "board", nil, func(a *artifactfmt.Artifact) {
+		a.DependsNames, a.Depends = []string{"old", "older"}, map[string]string{"rootfs-image.checksum": "abc"}
+	}), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := b.deploy(menderapi.NewDeployment{Name: "os", ArtifactName: "r", AllDevices: true})
+	for i, c := range []struct{ path, body, want string }{
+		{menderapi.PathNextV2, `{"device_provides":{"device_type":"board","artifact_name":"old","rootfs-image.checksum":"abc"}}`, delta},
+		{menderapi.PathNextV2, `{"device_provides":{"device_type":"board","artifact_name":"old","rootfs-image.checksum":"xyz"}}`, full},
+		{menderapi.PathNextV2, `{"device_provides":{"device_type":"board","artifact_name":"ancient","rootfs-image.checksum":"abc"}}`, full},
+		{menderapi.PathNextV1, `{"device_type":"board","artifact_name":"old"}`, delta}, // can't tell; the device checks
+	} {
+		_, answer, _ := b.send("POST", c.path, devices[i].token, []byte(c.body))
+		var n menderapi.Next
+		if err := json.Unmarshal([]byte(answer), &n); err != nil || n.Artifact.ID != c.want {
+			t.Errorf("%s was offered %s, want %s", c.body, answer, c.want)
+		}
+	}
+	// An offer stays the one it was, also when the device has changed half-way.
+	devices[0].report(id, "installing")
+	if n := devices[0].next("board", "old"); n == nil || n.Artifact.ID != delta {
+		t.Errorf("the offer changed: %+v", n)
 	}
 }
 

@@ -14,6 +14,47 @@ import (
 type Provides struct {
 	DeviceType   string
 	ArtifactName string
+	// Others are the further keys that it provides. Nil means that it can't tell (the first version of the API), which
+	// is not the same as none.
+	Others map[string]string
+}
+
+// meets says whether the device provides all that an artifact depends on.
+func (p Provides) meets(a menderapi.Artifact) bool {
+	for key, wanted := range a.ArtifactDepends {
+		var have string
+		known := true
+		switch key {
+		case "device_type":
+			continue // it was chosen by that
+		case "artifact_name":
+			have = p.ArtifactName
+		default:
+			have, known = p.Others[key]
+			if !known && p.Others == nil {
+				continue // the device itself will check
+			}
+		}
+		if !known || !accepts(wanted, have) {
+			return false
+		}
+	}
+	return true
+}
+
+// accepts: what an artifact depends on is one value or a list of values to choose from.
+func accepts(wanted any, have string) bool {
+	switch w := wanted.(type) {
+	case string:
+		return w == have
+	case []any:
+		for _, v := range w {
+			if v == have {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Offer is a deployment for a device.
@@ -124,12 +165,12 @@ func (t target) offer(ctx context.Context, tx *sql.Tx, device string, p Provides
 	if status, ok := t.installed(p); ok {
 		return nil, t.finish(ctx, tx, device, status, "", now)
 	}
-	a, err := t.choose(ctx, tx, p.DeviceType)
-	if isNotFound(err) {
-		return nil, t.finish(ctx, tx, device, menderapi.StatusNoArtifact, fmt.Sprintf("no artifact for device type %q", clip(p.DeviceType)), now)
-	}
+	a, why, err := t.choose(ctx, tx, p)
 	if err != nil {
 		return nil, err
+	}
+	if why != "" {
+		return nil, t.finish(ctx, tx, device, menderapi.StatusNoArtifact, why, now)
 	}
 	if !t.offered || t.artifactID != a.ID {
 		_, err := tx.ExecContext(ctx, "UPDATE targets SET offered = coalesce(offered, ?), artifact_id = ? WHERE deployment = ? AND device_id = ?",
@@ -143,15 +184,26 @@ func (t target) offer(ctx context.Context, tx *sql.Tx, device string, p Provides
 
 func clip(s string) string { return s[:min(len(s), 64)] }
 
-// choose takes the artifact that the device was offered before, else the smallest one of the release for its type.
-func (t target) choose(ctx context.Context, tx *sql.Tx, deviceType string) (a menderapi.Artifact, err error) {
-	var document string
-	err = tx.QueryRowContext(ctx, `SELECT a.document FROM artifacts a JOIN artifact_types y ON y.artifact_id = a.id
-		WHERE a.name = ? AND y.device_type = ? ORDER BY a.id = ? DESC, a.size, a.id LIMIT 1`, t.artifact, deviceType, t.artifactID).Scan(&document)
+// choose takes the artifact that the device was offered before, else the smallest one of the release that is for its type
+// and whose dependencies it meets. Without one it says why.
+func (t target) choose(ctx context.Context, tx *sql.Tx, p Provides) (a menderapi.Artifact, why string, err error) {
+	documents, err := collect(ctx, tx, scanString, `SELECT a.document FROM artifacts a JOIN artifact_types y ON y.artifact_id = a.id
+		WHERE a.name = ? AND y.device_type = ? ORDER BY a.id = ? DESC, a.size, a.id`, t.artifact, p.DeviceType, t.artifactID)
 	if err != nil {
-		return a, notFound(err)
+		return a, "", err
 	}
-	return decodeArtifact(document)
+	for _, document := range documents {
+		if a, err = decodeArtifact(document); err != nil {
+			return a, "", err
+		}
+		if a.ID == t.artifactID || p.meets(a) {
+			return a, "", nil
+		}
+	}
+	if len(documents) > 0 {
+		return a, fmt.Sprintf("the device with artifact %q does not provide what the release's artifacts depend on", clip(p.ArtifactName)), nil
+	}
+	return a, fmt.Sprintf("the release has no artifact for device type %q", clip(p.DeviceType)), nil
 }
 
 // finish makes the target final. A device that has a newer release for sure is not sent back by an older deployment
