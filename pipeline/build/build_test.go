@@ -205,7 +205,7 @@ func TestFullDiskAtEveryStep(t *testing.T) {
 		_, err := Run(t.Context(), steps, plan, Options{})
 		durable.SetHook(nil)
 		for _, name := range filesBelow(t, plan.OutDir) {
-			if strings.Contains(name, "tmp") {
+			if strings.Contains(name, ".twinkeel-tmp-") {
 				t.Errorf("step %d: %s is left behind", n, name)
 			}
 		}

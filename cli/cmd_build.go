@@ -1,0 +1,84 @@
+package cli
+
+import (
+	"context"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
+)
+
+type buildOptions struct {
+	force       bool
+	parallelism int
+}
+
+func (o *buildOptions) addFlags(c *cobra.Command) {
+	c.Flags().BoolVar(&o.force, "force", false, "build everything again")
+	c.Flags().IntVar(&o.parallelism, "parallelism", 0, "how many outputs are made at once (default: one per core)")
+}
+
+func (a *app) buildCommand() *cobra.Command {
+	var o buildOptions
+	c := &cobra.Command{
+		Use:     "build [ADDRESS]...",
+		Short:   "Write signed artifacts",
+		GroupID: groupMain,
+		Long: `Write the pipeline's artifacts, each signed by the signer it names. What is up to date is left alone. Outputs appear
+whole or not at all; out/twinkeel.json names each with its size, SHA-256 and signer.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runBuild(cmd.Context(), o, args, pipeline.KindArtifact)
+		},
+	}
+	o.addFlags(c)
+	return c
+}
+
+// runBuild makes the outputs of the given kinds and prints them.
+func (a *app) runBuild(ctx context.Context, o buildOptions, targets []string, kinds ...pipeline.Kind) error {
+	plan, steps, err := a.decide(ctx, targets, o.force, kinds...)
+	if err != nil {
+		return err
+	}
+	record, err := a.make(ctx, o, plan, steps)
+	if err != nil {
+		return err
+	}
+	return a.printOutputs(record, steps)
+}
+
+func (a *app) make(ctx context.Context, o buildOptions, plan *pipeline.Plan, steps []*build.Step) (*build.Record, error) {
+	show := a.newProgress(ctx)
+	defer show.close()
+	steps = slices.DeleteFunc(slices.Clone(steps), func(s *build.Step) bool { return s.Verb == build.VerbStart })
+	return build.Run(ctx, steps, plan, build.Options{Parallelism: o.parallelism, Events: show.event})
+}
+
+// printOutputs lists what the steps stand for: address, file, size and the start of its SHA-256.
+func (a *app) printOutputs(record *build.Record, steps []*build.Step) error {
+	outputs := map[string]*build.Output{}
+	for _, s := range steps {
+		if out := record.Outputs[s.Action.Address]; out != nil && s.Verb != build.VerbStart {
+			outputs[s.Action.Address] = out
+		}
+	}
+	if a.global.json {
+		return a.printJSON(build.Record{FormatVersion: record.FormatVersion, Outputs: outputs})
+	}
+	t := table{}
+	for _, s := range steps {
+		out := outputs[s.Action.Address]
+		if out == nil {
+			continue
+		}
+		state := "built"
+		if s.Verb == build.VerbCached {
+			state = "up to date"
+		}
+		t.add(s.Action.Address, state, out.Path, size(out.Size), "sha256:"+out.SHA256[:12])
+	}
+	t.print(a.stdout)
+	return nil
+}

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/spf13/cobra"
+
+	"github.com/twinkeel/twinkeel/internal/durable"
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// maxSource is the largest file that fmt reads; the language has the same limit.
+const maxSource = 8 << 20
+
+type fmtOptions struct {
+	check, diff bool
+}
+
+func (a *app) fmtCommand() *cobra.Command {
+	var o fmtOptions
+	c := &cobra.Command{
+		Use:     "fmt [FILE|DIR|-]...",
+		Short:   "Write pipeline files in their canonical form",
+		GroupID: groupMain,
+		Long: `Write pipeline files in their canonical form, in place. Without arguments all files of the pipeline; "-" formats
+stdin to stdout. Prints the names of the files it changed.`,
+		RunE: func(_ *cobra.Command, args []string) error { return a.runFmt(o, args) },
+	}
+	c.Flags().BoolVar(&o.check, "check", false, "change nothing; exit with 3 when a file is not in canonical form")
+	c.Flags().BoolVar(&o.diff, "diff", false, "show what changes")
+	return c
+}
+
+func (a *app) runFmt(o fmtOptions, args []string) error {
+	if len(args) == 1 && args[0] == "-" {
+		return a.fmtStdin(o)
+	}
+	if len(args) == 0 {
+		args = []string{a.global.dir}
+	}
+	changed := false
+	for _, arg := range args {
+		files := []string{arg}
+		if info, err := os.Stat(arg); err != nil {
+			return err
+		} else if info.IsDir() {
+			if files, err = pipeline.SourceFiles(arg); err != nil {
+				return err
+			}
+		}
+		for _, file := range files {
+			if filepath.Ext(file) != ".hcl" {
+				continue // JSON is left as it is
+			}
+			c, err := a.fmtFile(o, file)
+			if err != nil {
+				return err
+			}
+			changed = changed || c
+		}
+	}
+	if o.check && changed {
+		return &exitError{code: exitVerify}
+	}
+	return nil
+}
+
+func (a *app) fmtFile(o fmtOptions, file string) (changed bool, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return false, err
+	}
+	src, err := readSource(file)
+	if err != nil {
+		return false, err
+	}
+	out, err := a.formatted(src, file)
+	if err != nil || bytes.Equal(src, out) {
+		return false, err
+	}
+	a.printf("%s\n", relative(file))
+	if o.diff {
+		a.printf("%s", diff.Diff("old/"+filepath.Base(file), src, "new/"+filepath.Base(file), out))
+	}
+	if o.check {
+		return true, nil
+	}
+	return true, durable.WriteFile(file, out, info.Mode().Perm())
+}
+
+func (a *app) fmtStdin(o fmtOptions) error {
+	src, err := io.ReadAll(io.LimitReader(a.stdin, maxSource+1))
+	if err != nil {
+		return err
+	}
+	out, err := a.formatted(src, "<stdin>")
+	if err != nil {
+		return err
+	}
+	if o.check {
+		if !bytes.Equal(src, out) {
+			return &exitError{code: exitVerify}
+		}
+		return nil
+	}
+	a.printf("%s", out)
+	return nil
+}
+
+func (a *app) formatted(src []byte, name string) ([]byte, error) {
+	out, diags := pipeline.Format(src, name)
+	if !diags.HasErrors() {
+		return out, nil
+	}
+	return nil, &diagnosticsError{diags, map[string]*hcl.File{name: {Bytes: src}}}
+}
+
+func readSource(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxSource+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(src) > maxSource {
+		return nil, fmt.Errorf("%s: %w", file, errors.New("larger than 8 MiB, which no pipeline file is"))
+	}
+	return src, nil
+}

@@ -1,0 +1,167 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
+)
+
+type planOptions struct {
+	detailedExitCode bool
+	force            bool
+}
+
+func (a *app) planCommand() *cobra.Command {
+	var o planOptions
+	c := &cobra.Command{
+		Use:     "plan [ADDRESS]...",
+		Short:   "Show what would be done, and why",
+		GroupID: groupMain,
+		Long: `Show what would be done, and why. Addresses and patterns (artifact.*, 'artifact.os["rpi4"]') limit it; what they need is
+planned with them. Nothing is changed and no server is asked.`,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runPlan(cmd.Context(), o, args) },
+	}
+	c.Flags().BoolVar(&o.detailedExitCode, "detailed-exitcode", false, "exit with 2 when there is something to build")
+	c.Flags().BoolVar(&o.force, "force", false, "plan to build everything again")
+	return c
+}
+
+func (a *app) runPlan(ctx context.Context, o planOptions, targets []string) error {
+	plan, steps, err := a.decide(ctx, targets, o.force)
+	if err != nil {
+		return err
+	}
+	if a.global.json {
+		if err := a.printJSON(planJSON(plan, steps)); err != nil {
+			return err
+		}
+	} else {
+		a.printPlan(steps)
+		if err := a.printImageMaps(plan); err != nil {
+			return err
+		}
+	}
+	if o.detailedExitCode && count(steps).toMake() > 0 {
+		return &exitError{code: exitUsage}
+	}
+	return nil
+}
+
+func planJSON(plan *pipeline.Plan, steps []*build.Step) any {
+	return struct {
+		FormatVersion string        `json:"format_version"`
+		Directory     string        `json:"directory"`
+		OutDir        string        `json:"out_dir"`
+		Steps         []*build.Step `json:"steps"`
+	}{"1.0", plan.Dir, plan.OutDir, steps}
+}
+
+// printPlan writes one line per step, and its reasons.
+func (a *app) printPlan(steps []*build.Step) {
+	s := a.ui.out
+	wide := 0
+	for _, step := range steps {
+		wide = max(wide, len(step.Action.Address))
+	}
+	for _, step := range steps {
+		sign, verb := planSign(s, step.Verb)
+		reason := ""
+		if len(step.Reasons) > 0 {
+			reason = step.Reasons[0].Detail
+		} else {
+			reason = planNote(step)
+		}
+		a.printf("  %s %s  %s %s\n", sign, s.bold(fmt.Sprintf("%-*s", wide, step.Action.Address)), verb, s.dim(reason))
+		for _, more := range step.Reasons[min(1, len(step.Reasons)):] {
+			a.printf("  %*s %s\n", wide+12, "", s.dim(more.Detail))
+		}
+	}
+	a.printf("%s\n", s.bold(count(steps).String()))
+}
+
+func planSign(s style, v build.Verb) (sign, verb string) {
+	verb = fmt.Sprintf("%-8s", v)
+	switch v {
+	case build.VerbBuild:
+		return s.green("+"), s.green(verb)
+	case build.VerbRebuild:
+		return s.yellow("~"), s.yellow(verb)
+	case build.VerbStart:
+		return s.cyan(">"), s.cyan(verb)
+	}
+	return s.dim("="), s.dim(verb)
+}
+
+// planNote says of a step without reasons what it stands for.
+func planNote(step *build.Step) string {
+	switch r := step.Action.Rollout; {
+	case r != nil:
+		names := make([]string, len(r.Phases))
+		for i, p := range r.Phases {
+			names[i] = p.Name
+		}
+		return fmt.Sprintf("%s on %s, %s: %s", r.Artifacts[0].Name, r.Server.URL, plural(len(r.Phases), "phase"), strings.Join(names, ", "))
+	case step.Action.Artifact != nil:
+		return relative(step.Action.Artifact.Path)
+	case step.Action.Image != nil:
+		return relative(step.Action.Image.Path)
+	}
+	return ""
+}
+
+// printImageMaps draws the disk of each image of the plan.
+func (a *app) printImageMaps(plan *pipeline.Plan) error {
+	for _, action := range plan.Actions {
+		if action.Image == nil {
+			continue
+		}
+		m, err := build.ImageMap(action.Image)
+		if err != nil {
+			return &build.ActionError{Address: action.Address, Err: err}
+		}
+		a.printf("\n%s %s\n%s", a.ui.out.bold(action.Address), a.ui.out.dim(action.Image.DeviceType.Name), m.Bar(min(a.ui.width, 100)))
+	}
+	return nil
+}
+
+// tally counts steps by verb.
+type tally struct{ build, rebuild, cached, start int }
+
+func count(steps []*build.Step) tally {
+	var t tally
+	for _, s := range steps {
+		switch s.Verb {
+		case build.VerbBuild:
+			t.build++
+		case build.VerbRebuild:
+			t.rebuild++
+		case build.VerbCached:
+			t.cached++
+		case build.VerbStart:
+			t.start++
+		}
+	}
+	return t
+}
+
+func (t tally) toMake() int { return t.build + t.rebuild }
+
+func (t tally) String() string {
+	text := fmt.Sprintf("Plan: %d to build, %d to rebuild, %d up to date", t.build, t.rebuild, t.cached)
+	if t.start > 0 {
+		text += ", " + plural(t.start, "rollout") + " to start"
+	}
+	return text + "."
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

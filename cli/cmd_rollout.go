@@ -1,0 +1,306 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twinkeel/twinkeel/internal/menderapi"
+	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
+	"github.com/twinkeel/twinkeel/server/client"
+)
+
+func (a *app) rolloutCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "rollout",
+		Short:   "Start, watch and stop rollouts",
+		GroupID: groupMain,
+		Args:    exactArgs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	c.AddCommand(
+		&cobra.Command{
+			Use:   "start [ADDRESS]...",
+			Short: "Start rollouts whose artifacts are on the server",
+			Long: `Start the pipeline's rollouts. A rollout of the same name and release is started once: a second call says so and
+changes nothing.`,
+			RunE: func(cmd *cobra.Command, args []string) error { return a.runRolloutStart(cmd.Context(), args) },
+		},
+		a.rolloutStatusCommand(),
+		a.rolloutSetCommand("pause", "paused", "Hold a rollout: no further device is given the release"),
+		a.rolloutSetCommand("resume", "running", "Let a paused rollout go on"),
+		a.rolloutSetCommand("abort", "aborted", "End a rollout; devices that have not installed the release are left alone"),
+	)
+	return c
+}
+
+// rollouts plans the named rollouts, or all of them.
+func (a *app) rollouts(ctx context.Context, targets []string) ([]*pipeline.Rollout, error) {
+	if len(targets) == 0 {
+		targets = []string{"rollout.*"}
+	}
+	_, plan, err := a.plan(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
+	var rollouts []*pipeline.Rollout
+	for _, action := range plan.Actions {
+		if action.Rollout != nil {
+			rollouts = append(rollouts, action.Rollout)
+		}
+	}
+	if len(rollouts) == 0 {
+		return nil, usagef("%s names no rollout", strings.Join(targets, " "))
+	}
+	return rollouts, nil
+}
+
+func (a *app) runRolloutStart(ctx context.Context, targets []string) error {
+	rollouts, err := a.rollouts(ctx, targets)
+	if err != nil {
+		return err
+	}
+	started := make([]*build.Started, 0, len(rollouts))
+	for _, r := range rollouts {
+		s, err := a.start(ctx, r)
+		if err != nil {
+			return err
+		}
+		started = append(started, s)
+	}
+	return a.printStarted(started)
+}
+
+func (a *app) printStarted(started []*build.Started) error {
+	if a.global.json {
+		return a.printJSON(started)
+	}
+	t := table{}
+	for _, s := range started {
+		state := "started"
+		if s.Already {
+			state = "was started before (" + s.Status + ")"
+		}
+		t.add(s.Address, state, s.ArtifactName, "deployment "+s.DeploymentID)
+	}
+	t.print(a.stdout)
+	return nil
+}
+
+type statusOptions struct {
+	watch bool
+	wait  bool
+}
+
+func (a *app) rolloutStatusCommand() *cobra.Command {
+	var o statusOptions
+	c := &cobra.Command{
+		Use:   "status [ADDRESS]...",
+		Short: "Show how far rollouts have come",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.runRolloutStatus(cmd.Context(), o, args) },
+	}
+	c.Flags().BoolVar(&o.watch, "watch", false, "show every change until the rollout is finished, aborted or paused")
+	c.Flags().BoolVar(&o.wait, "wait", false, "as --watch, and exit with 1 unless every device has the release")
+	return c
+}
+
+// rolloutStatus is what `rollout status` tells of one rollout.
+type rolloutStatus struct {
+	Address    string                       `json:"address"`
+	Deployment *menderapi.Deployment        `json:"deployment"` // null: not started
+	Devices    []menderapi.DeploymentDevice `json:"devices,omitempty"`
+}
+
+func (a *app) runRolloutStatus(ctx context.Context, o statusOptions, targets []string) error {
+	rollouts, err := a.rollouts(ctx, targets)
+	if err != nil {
+		return err
+	}
+	all := make([]*rolloutStatus, 0, len(rollouts))
+	for _, r := range rollouts {
+		c, err := build.Connect(&r.Server)
+		if err != nil {
+			return err
+		}
+		s, err := a.rolloutStatus(ctx, c, r, o)
+		if err != nil {
+			return &build.ActionError{Address: r.Address, Err: err}
+		}
+		all = append(all, s)
+	}
+	if a.global.json {
+		if err := a.printJSON(all); err != nil {
+			return err
+		}
+	}
+	if o.wait {
+		for _, s := range all {
+			if err := s.mustBeDone(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// watchInterval is how often a watched rollout is asked for.
+const watchInterval = 500 * time.Millisecond
+
+func (a *app) rolloutStatus(ctx context.Context, c *client.Client, r *pipeline.Rollout, o statusOptions) (*rolloutStatus, error) {
+	s := &rolloutStatus{Address: r.Address}
+	last := ""
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		d, err := build.FindDeployment(ctx, c, r)
+		if err != nil {
+			return nil, err
+		}
+		s.Deployment = d
+		if d != nil {
+			if s.Devices, err = c.DeploymentDevices(ctx, d.ID); err != nil {
+				return nil, err
+			}
+		}
+		if text := a.statusText(s, r); !a.global.json && text != last {
+			a.printf("%s", text)
+			last = text
+		}
+		if d == nil || (!o.watch && !o.wait) || s.resting() {
+			return s, nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// resting says that nothing more happens by itself.
+func (s *rolloutStatus) resting() bool {
+	if s.Deployment.Status == "finished" {
+		return true
+	}
+	if p := s.Deployment.Rollout; p == nil || p.State != "paused" {
+		return false
+	}
+	for _, d := range s.Devices { // a paused rollout lets those that have begun finish
+		if !d.Status.Final() && d.Status != menderapi.StatusPending {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *rolloutStatus) mustBeDone() error {
+	d := s.Deployment
+	if d == nil {
+		return &exitError{exitFailed, fmt.Errorf("%s is not started", s.Address)}
+	}
+	done := d.Statistics.Status[menderapi.StatusSuccess] + d.Statistics.Status[menderapi.StatusAlreadyInstalled]
+	if done == d.MaxDevices && d.MaxDevices > 0 {
+		return nil
+	}
+	state := d.Status
+	if d.Rollout != nil {
+		state = d.Rollout.State
+	}
+	return &exitError{exitFailed, fmt.Errorf("%s is %s: %d of %s have %s", s.Address, state, done, plural(d.MaxDevices, "device"), d.ArtifactName)}
+}
+
+// statusText is one look at a rollout: the phases, then the devices.
+func (a *app) statusText(s *rolloutStatus, r *pipeline.Rollout) string {
+	st := a.ui.out
+	var b strings.Builder
+	d := s.Deployment
+	if d == nil {
+		fmt.Fprintf(&b, "%s %s %s\n", st.bold(r.Address), r.Artifacts[0].Name, st.dim("not started"))
+		return b.String()
+	}
+	state := d.Status
+	if d.Rollout != nil {
+		state = d.Rollout.State
+	}
+	fmt.Fprintf(&b, "%s %s %s\n", st.bold(r.Address), d.ArtifactName, a.paintState(state))
+	if p := d.Rollout; p != nil {
+		for i, phase := range p.Phases {
+			mark := " "
+			if i == p.Phase && state != "finished" {
+				mark = ">"
+			}
+			fmt.Fprintf(&b, "  %s phase %-12s %d of %s done", mark, printable(phase.Name), phase.Done, plural(phase.Devices, "device"))
+			if phase.Failed > 0 {
+				fmt.Fprintf(&b, ", %s", st.red(fmt.Sprintf("%d failed", phase.Failed)))
+			}
+			b.WriteByte('\n')
+		}
+		if p.PauseReason != "" {
+			fmt.Fprintf(&b, "  %s\n", st.yellow(printable(p.PauseReason)))
+		}
+	}
+	for _, dev := range s.Devices {
+		fmt.Fprintf(&b, "    %s %s", printable(dev.ID), a.paintState(string(dev.Status)))
+		if dev.SubState != "" {
+			fmt.Fprintf(&b, " %s", st.dim(printable(dev.SubState)))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func (a *app) paintState(state string) string {
+	st := a.ui.out
+	switch state {
+	case "success", "already-installed", "finished":
+		return st.green(state)
+	case "failure", "aborted":
+		return st.red(state)
+	case "paused":
+		return st.yellow(state)
+	case "pending":
+		return st.dim(state)
+	}
+	return st.cyan(state)
+}
+
+func (a *app) rolloutSetCommand(verb, status, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   verb + " ADDRESS...",
+		Short: short,
+		Args:  atLeastOne("rollout"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runRolloutSet(cmd.Context(), args, status)
+		},
+	}
+}
+
+func (a *app) runRolloutSet(ctx context.Context, targets []string, status string) error {
+	rollouts, err := a.rollouts(ctx, targets)
+	if err != nil {
+		return err
+	}
+	for _, r := range rollouts {
+		c, err := build.Connect(&r.Server)
+		if err != nil {
+			return err
+		}
+		d, err := build.FindDeployment(ctx, c, r)
+		if err == nil && d == nil {
+			err = &hintedError{"the rollout is not started", "twinkeel rollout start '" + r.Address + "'"}
+		}
+		if err == nil {
+			err = c.SetDeploymentStatus(ctx, d.ID, status)
+		}
+		if err != nil {
+			return &build.ActionError{Address: r.Address, Err: err}
+		}
+		a.notef("%s is %s\n", r.Address, a.paintState(status))
+	}
+	return nil
+}

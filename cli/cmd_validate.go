@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"github.com/hashicorp/hcl/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+func (a *app) validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "validate",
+		Short:   "Check the pipeline without touching anything it names",
+		GroupID: groupMain,
+		Long: `Check the pipeline: syntax, blocks and arguments, references, types and conditions.
+
+It works offline: it opens no deploy directory, no key and no server, and variables need no value.
+With --json it prints diagnostics in the form of "terraform validate -json".`,
+		Args: exactArgs(),
+		RunE: func(*cobra.Command, []string) error { return a.runValidate() },
+	}
+}
+
+func (a *app) runValidate() error {
+	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env})
+	var files map[string]*hcl.File
+	if p != nil {
+		a.stdout.hide(p.Secrets())
+		a.stderr.hide(p.Secrets())
+		files = p.Files()
+		if !diags.HasErrors() {
+			diags = append(diags, p.Validate()...)
+		}
+	}
+	if a.global.json {
+		a.stdout.Write(diag.JSON(diags, files))
+	} else {
+		diag.WriteText(a.stderr, diags, files, diag.Options{Color: a.ui.err.on, Width: a.ui.width})
+		if !diags.HasErrors() {
+			a.printf("%s The pipeline is valid.\n", a.ui.out.green("Success!"))
+		}
+	}
+	if diags.HasErrors() {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}

@@ -1,0 +1,26 @@
+package cli
+
+import (
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twinkeel/twinkeel/internal/version"
+)
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  exactArgs(),
+		RunE: func(*cobra.Command, []string) error {
+			if a.global.json {
+				return a.printJSON(map[string]string{
+					"version": version.Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
+				})
+			}
+			a.printf("twinkeel %s\n", version.Version)
+			return nil
+		},
+	}
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// varFlag collects --var and --var-file in the order in which they stand, because the later one wins.
+type varFlag struct {
+	args *[]pipeline.VarArg
+	file bool
+}
+
+func (f *varFlag) String() string { return "" }
+func (f *varFlag) Type() string   { return "string" }
+
+func (f *varFlag) Set(value string) error {
+	if f.file {
+		*f.args = append(*f.args, pipeline.VarArg{File: value})
+		return nil
+	}
+	if name, _, ok := strings.Cut(value, "="); !ok || name == "" {
+		return fmt.Errorf("write it as name=value")
+	}
+	*f.args = append(*f.args, pipeline.VarArg{Var: value})
+	return nil
+}
+
+// commandPath returns the root and the commands that args name, as far as they can be told before flags are parsed.
+func commandPath(root *cobra.Command, args []string) []*cobra.Command {
+	path := []*cobra.Command{root}
+	at := root
+	for _, arg := range args {
+		for _, sub := range at.Commands() {
+			if sub.Name() == arg || sub.HasAlias(arg) {
+				path, at = append(path, sub), sub
+				break
+			}
+		}
+	}
+	return path
+}
+
+func flagNames(c *cobra.Command) []string {
+	var names []string
+	add := func(f *pflag.Flag) { names = append(names, f.Name) }
+	c.PersistentFlags().VisitAll(add)
+	c.Flags().VisitAll(add)
+	return names
+}
+
+func usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...)}
+}
+
+// exactArgs is cobra.ExactArgs with a message that names what is wanted.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		want := "no arguments"
+		if len(names) > 0 {
+			want = strings.Join(names, " ")
+		}
+		return usagef("%s takes %s; got %d arguments", cmd.CommandPath(), want, len(args))
+	}
+}
+
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return nil
+		}
+		return usagef("%s needs at least one %s", cmd.CommandPath(), name)
+	}
+}

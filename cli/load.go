@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
+)
+
+// load reads the pipeline that the global flags name. Its secrets are hidden from then on.
+func (a *app) load() (*pipeline.Pipeline, error) {
+	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env})
+	if p != nil {
+		a.stdout.hide(p.Secrets())
+		a.stderr.hide(p.Secrets())
+	}
+	return p, a.check(p, diags)
+}
+
+// plan loads the pipeline and plans the targets, or everything.
+func (a *app) plan(ctx context.Context, targets []string) (*pipeline.Pipeline, *pipeline.Plan, error) {
+	p, err := a.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	plan, diags := p.Plan(ctx, pipeline.PlanOptions{Targets: targets})
+	if err := a.check(p, diags); err != nil {
+		return nil, nil, err
+	}
+	return p, plan, nil
+}
+
+// check turns errors among the diagnostics into an error, and prints what are only warnings.
+func (a *app) check(p *pipeline.Pipeline, diags hcl.Diagnostics) error {
+	if len(diags) == 0 {
+		return nil
+	}
+	var files map[string]*hcl.File
+	if p != nil {
+		files = p.Files()
+	}
+	if diags.HasErrors() {
+		return &diagnosticsError{diags, files}
+	}
+	a.reportDiagnostics(diags, files)
+	return nil
+}
+
+// decide plans the targets of the given kinds and says what is to be done about them.
+func (a *app) decide(ctx context.Context, targets []string, force bool, kinds ...pipeline.Kind) (*pipeline.Plan, []*build.Step, error) {
+	_, plan, err := a.plan(ctx, targets)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(kinds) > 0 {
+		plan.Actions = ofKinds(plan.Actions, kinds...)
+	}
+	steps, err := build.Decide(ctx, plan, force)
+	return plan, steps, err
+}
+
+func ofKinds(actions []*pipeline.Action, kinds ...pipeline.Kind) []*pipeline.Action {
+	var out []*pipeline.Action
+	for _, action := range actions {
+		for _, kind := range kinds {
+			if action.Kind == kind {
+				out = append(out, action)
+			}
+		}
+	}
+	return out
+}
+
+// relative shortens a path for messages: relative to the directory in which the user is.
+func relative(path string) string {
+	abs, err := filepath.Abs(".")
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(abs, path); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return path
+}

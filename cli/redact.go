@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+)
+
+// redactedWriter hides the values of sensitive variables in everything that passes. Secrets become known when a
+// pipeline is loaded; until then bytes pass unchanged.
+type redactedWriter struct {
+	target io.Writer // what was given to Run, to ask it whether it is a terminal
+	w      io.Writer
+	r      *diag.Redactor
+}
+
+func newRedactedWriter(w io.Writer) *redactedWriter { return &redactedWriter{target: w, w: w} }
+
+func (r *redactedWriter) Write(p []byte) (int, error) { return r.w.Write(p) }
+
+func (r *redactedWriter) hide(secrets []string) {
+	if len(secrets) == 0 {
+		return
+	}
+	r.flush()
+	r.r = diag.NewRedactor(r.target, secrets)
+	r.w = r.r
+}
+
+func (r *redactedWriter) flush() {
+	if r.r != nil {
+		_ = r.r.Flush()
+	}
+}
+
+func (a *app) flush() {
+	a.stdout.flush()
+	a.stderr.flush()
+}

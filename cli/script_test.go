@@ -1,0 +1,187 @@
+package cli_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/twinkeel/twinkeel/cli"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"twinkeel": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			code := cli.Run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+			stop()
+			os.Exit(code)
+		},
+	})
+}
+
+// TestScripts runs the user stories in testdata/script. They use the real tool as a process and, where they say so, the
+// tools of Debian packages.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	repo, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("REPO", repo)
+			e.Setenv("PATH", e.Getenv("PATH")+":/usr/sbin:/sbin")
+			e.Setenv("NO_COLOR", "1")
+			port, err := freePort()
+			e.Setenv("PORT", port)
+			return err
+		},
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "tools":
+				return haveAll("mke2fs", "mkfs.vfat", "mcopy", "debugfs"), nil
+			case "tmpfs":
+				return os.Getuid() == 0 && canMountTmpfs(), nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"mkdeploy":  mkdeploy,
+			"waitfor":   waitFor,
+			"flip":      flip,
+			"tmpfs":     tmpfs,
+			"nofile":    noFile,
+			"tokenfile": tokenFile,
+		},
+	})
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+func haveAll(tools ...string) bool {
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			if _, err := os.Stat("/usr/sbin/" + tool); err != nil {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// mkdeploy DIR VERSION SIZE makes a small Yocto deploy directory: an ext4 of SIZE (as mke2fs reads it) with an
+// os-release, its manifest and variables, and boot files.
+func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: mkdeploy DIR VERSION SIZE")
+	}
+	dir, version, size := ts.MkAbs(args[0]), args[1], args[2]
+	root := dir + "-root"
+	ts.Check(os.MkdirAll(filepath.Join(root, "etc"), 0o755))
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(os.WriteFile(filepath.Join(root, "etc/os-release"), []byte("VERSION_ID="+version+"\n"), 0o644))
+	const link = "demo-image-qemux86-64.rootfs"
+	real := link + "-20260101120000"
+	ts.Check(ts.Exec("mke2fs", "-q", "-t", "ext4", "-d", root, "-U", "6c1a5a4e-52a1-4cf4-8e0c-6f1a0c3c1f00", filepath.Join(dir, real+".ext4"), size))
+	variables, err := json.Marshal(map[string]string{
+		"MACHINE": "qemux86-64", "IMAGE_LINK_NAME": link, "IMAGE_NAME": real, "IMAGE_BASENAME": "demo-image",
+		"IMAGE_BOOT_FILES": "boot.scr", "KERNEL_IMAGETYPE": "bzImage", "DISTRO_VERSION": "5.0.9",
+	})
+	ts.Check(err)
+	for name, content := range map[string]string{
+		real + ".manifest":      "busybox core2_64 1.35.0\n",
+		real + ".testdata.json": string(variables),
+		"boot.scr":              "boot script of " + version,
+		"bzImage":               "kernel",
+	} {
+		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
+	}
+	for _, ext := range []string{".ext4", ".manifest", ".testdata.json"} {
+		ts.Check(os.Symlink(real+ext, filepath.Join(dir, link+ext)))
+	}
+}
+
+// waitfor FILE TEXT waits until a file holds a text.
+func waitFor(ts *testscript.TestScript, _ bool, args []string) {
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) {
+		b, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && strings.Contains(string(b), args[1]) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("%s never had %q", args[0], args[1])
+}
+
+// flip FILE changes one bit in the middle of a file.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	ts.Check(err)
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	ts.Check(err)
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, end/2)
+	ts.Check(err)
+	b[0] ^= 0x10
+	_, err = f.WriteAt(b, end/2)
+	ts.Check(err)
+}
+
+// nofile DIR fails when any file is below DIR, a half-written one above all.
+func noFile(ts *testscript.TestScript, _ bool, args []string) {
+	_ = filepath.WalkDir(ts.MkAbs(args[0]), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			ts.Fatalf("%s was left behind", path)
+		}
+		return nil
+	})
+}
+
+// tokenfile VAR FILE sets a variable to a file's content without its last newline.
+func tokenFile(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// tmpfs DIR SIZE mounts a small file system for the rest of the script.
+func tmpfs(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
+	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+}
+
+func canMountTmpfs() bool {
+	dir, err := os.MkdirTemp("", "tmpfs")
+	if err != nil {
+		return false
+	}
+	defer os.RemoveAll(dir)
+	if syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k") != nil {
+		return false
+	}
+	return syscall.Unmount(dir, syscall.MNT_DETACH) == nil
+}

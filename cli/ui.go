@@ -1,0 +1,225 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/hashicorp/hcl/v2"
+	"golang.org/x/term"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
+)
+
+// ui knows what the streams can show.
+type ui struct {
+	out, err    style
+	width       int  // of stderr, in cells
+	errTTY      bool // stderr is a terminal
+	progress    string
+	interactive bool // someone can answer a question
+}
+
+// style paints text, or doesn't.
+type style struct{ on bool }
+
+func (s style) paint(code, text string) string {
+	if !s.on || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (s style) bold(t string) string   { return s.paint("1", t) }
+func (s style) dim(t string) string    { return s.paint("2", t) }
+func (s style) red(t string) string    { return s.paint("31", t) }
+func (s style) green(t string) string  { return s.paint("32", t) }
+func (s style) yellow(t string) string { return s.paint("33", t) }
+func (s style) cyan(t string) string   { return s.paint("36", t) }
+
+func newApp(env []string, stdin io.Reader, stdout, stderr io.Writer) *app {
+	a := &app{env: env, stdin: stdin, stdout: newRedactedWriter(stdout), stderr: newRedactedWriter(stderr)}
+	a.ui = a.newUI()
+	return a
+}
+
+func (a *app) newUI() ui {
+	u := ui{width: 100, progress: a.global.progress}
+	u.out.on = a.useColor(a.stdout)
+	u.err.on = a.useColor(a.stderr)
+	if f, ok := a.stderr.target.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		u.errTTY = true
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
+			u.width = w
+		}
+	}
+	if f, ok := a.stdin.(*os.File); ok {
+		u.interactive = term.IsTerminal(int(f.Fd())) && a.getenv("CI") == ""
+	}
+	if u.progress == "" || u.progress == "auto" {
+		u.progress = "plain"
+		if u.errTTY && a.getenv("CI") == "" && a.getenv("TERM") != "dumb" {
+			u.progress = "tty"
+		}
+	}
+	if a.global.json && a.global.progress == "auto" {
+		u.progress = "quiet"
+	}
+	return u
+}
+
+// useColor follows --color, then NO_COLOR and CLICOLOR_FORCE, then whether the stream is a terminal.
+func (a *app) useColor(w *redactedWriter) bool {
+	switch a.global.color {
+	case "always":
+		return true
+	case "never":
+		return false
+	}
+	if a.getenv("NO_COLOR") != "" || a.getenv("TERM") == "dumb" {
+		return false
+	}
+	if force := a.getenv("CLICOLOR_FORCE"); force != "" && force != "0" {
+		return true
+	}
+	f, ok := w.target.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func (a *app) getenv(name string) string {
+	for _, entry := range slices.Backward(a.env) {
+		if k, v, ok := strings.Cut(entry, "="); ok && k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// printf writes to stdout; results only.
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+
+// notef writes to stderr, where everything goes that isn't a result.
+func (a *app) notef(format string, args ...any) {
+	if !a.global.json {
+		fmt.Fprintf(a.stderr, format, args...)
+	}
+}
+
+func (a *app) warnf(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.yellow("twinkeel: warning:"), fmt.Sprintf(format, args...))
+}
+
+func (a *app) printJSON(v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	a.printf("%s\n", text)
+	return nil
+}
+
+// diagnosticsError carries the diagnostics of a pipeline that could not be used.
+type diagnosticsError struct {
+	diags hcl.Diagnostics
+	files map[string]*hcl.File
+}
+
+func (e *diagnosticsError) Error() string { return e.diags.Error() }
+
+// reportError is the one place where a failed command says why.
+func (a *app) reportError(ctx context.Context, err error) {
+	if err == nil {
+		return
+	}
+	var chosen *exitError
+	if errors.As(err, &chosen) {
+		if chosen.err == nil {
+			return
+		}
+		err = chosen.err
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintf(a.stderr, "%s\n", a.ui.err.yellow("twinkeel: interrupted"))
+		return
+	}
+	var diags *diagnosticsError
+	if errors.As(err, &diags) {
+		a.reportDiagnostics(diags.diags, diags.files)
+		return
+	}
+	hint := hintOf(err)
+	if a.global.json {
+		text, jsonErr := json.Marshal(struct {
+			Error string `json:"error"`
+			Hint  string `json:"hint,omitempty"`
+		}{err.Error(), hint})
+		if jsonErr == nil {
+			fmt.Fprintf(a.stderr, "%s\n", text)
+			return
+		}
+	}
+	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.red("twinkeel: error:"), printable(err.Error()))
+	if hint != "" {
+		fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.cyan("hint:"), printable(hint))
+	} else if isUsage(err) {
+		fmt.Fprintf(a.stderr, "%s twinkeel --help\n", a.ui.err.cyan("hint:"))
+	}
+}
+
+func (a *app) reportDiagnostics(diags hcl.Diagnostics, files map[string]*hcl.File) {
+	if a.global.json {
+		a.stderr.Write(diag.JSON(diags, files))
+		return
+	}
+	diag.WriteText(a.stderr, diags, files, diag.Options{Color: a.ui.err.on, Width: a.ui.width})
+}
+
+func hintOf(err error) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// printable keeps text from files and servers from controlling the terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}
+
+// size writes bytes for people.
+func size(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, exponent := float64(n)/unit, 0
+	for value >= unit && exponent < 4 {
+		value /= unit
+		exponent++
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[exponent])
+}
+
+// terminal is stdin, where it is one.
+func (a *app) terminal() (*os.File, bool) {
+	f, ok := a.stdin.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}
+
+// readHidden reads a line without showing it.
+func readHidden(f *os.File) (string, error) {
+	line, err := term.ReadPassword(int(f.Fd()))
+	return string(line), err
+}
