@@ -19,8 +19,8 @@ func (a *app) artifactCommand() *cobra.Command {
 		Use:     "artifact",
 		Short:   "Look at and check .mender files",
 		GroupID: groupLook,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    onlyCommands,
+		RunE:    helpRun,
 	}
 	c.AddCommand(a.artifactShowCommand(), a.artifactVerifyCommand())
 	return c

@@ -19,8 +19,8 @@ func (a *app) devicesCommand() *cobra.Command {
 		Use:     "devices",
 		Short:   "List, accept and reject devices",
 		GroupID: groupServer,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    onlyCommands,
+		RunE:    helpRun,
 	}
 	c.PersistentFlags().StringVar(&o.name, "server", "", "`name` of the server block to use, where there are several")
 	var status string

@@ -15,8 +15,8 @@ func (a *app) keysCommand() *cobra.Command {
 		Use:     "keys",
 		Short:   "Make signing keys",
 		GroupID: groupLook,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    onlyCommands,
+		RunE:    helpRun,
 	}
 	var algorithm string
 	generate := &cobra.Command{

@@ -19,8 +19,8 @@ func (a *app) rolloutCommand() *cobra.Command {
 		Use:     "rollout",
 		Short:   "Start, watch and stop rollouts",
 		GroupID: groupMain,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    onlyCommands,
+		RunE:    helpRun,
 	}
 	c.AddCommand(
 		&cobra.Command{

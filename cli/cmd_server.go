@@ -23,8 +23,8 @@ func (a *app) serverCommand() *cobra.Command {
 		Use:     "server",
 		Short:   "Run the update server",
 		GroupID: groupServer,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    onlyCommands,
+		RunE:    helpRun,
 	}
 	c.AddCommand(a.serverRunCommand(), a.serverUserCommand(), a.serverTokenCommand())
 	return c
@@ -134,7 +134,7 @@ func openServer(ctx context.Context, data string) (*server.Server, error) {
 }
 
 func (a *app) serverUserCommand() *cobra.Command {
-	c := &cobra.Command{Use: "user", Short: "Manage the people who may log in", Args: exactArgs(), RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	c := &cobra.Command{Use: "user", Short: "Manage the people who may log in", Args: onlyCommands, RunE: helpRun}
 	var data string
 	add := &cobra.Command{
 		Use:   "add EMAIL",
@@ -167,7 +167,7 @@ func (a *app) runUserAdd(ctx context.Context, data, email string) error {
 }
 
 func (a *app) serverTokenCommand() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Manage tokens for tools", Args: exactArgs(), RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	c := &cobra.Command{Use: "token", Short: "Manage tokens for tools", Args: onlyCommands, RunE: helpRun}
 	var data string
 	var expires time.Duration
 	create := &cobra.Command{

@@ -34,9 +34,9 @@ func (a *app) runValidate() error {
 		}
 	}
 	if a.global.json {
-		a.stdout.Write(diag.JSON(diags, files))
+		_, _ = a.stdout.Write(diag.JSON(diags, files))
 	} else {
-		diag.WriteText(a.stderr, diags, files, diag.Options{Color: a.ui.err.on, Width: a.ui.width})
+		a.reportDiagnostics(diags, files)
 		if !diags.HasErrors() {
 			a.printf("%s The pipeline is valid.\n", a.ui.out.green("Success!"))
 		}

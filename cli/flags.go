@@ -72,6 +72,36 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// onlyCommands is for commands that only hold others: an argument is a misspelt one.
+func onlyCommands(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := &unknownCommandError{path: cmd.CommandPath(), name: args[0]}
+	cmd.SuggestionsMinimumDistance = 2
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		err.similar = similar[0]
+	}
+	return &usageError{err}
+}
+
+type unknownCommandError struct{ path, name, similar string }
+
+func (e *unknownCommandError) Error() string {
+	return fmt.Sprintf("%s has no command %q", e.path, e.name)
+}
+
+// Hint names the command that was meant, if one looks like it.
+func (e *unknownCommandError) Hint() string {
+	if e.similar != "" {
+		return e.path + " " + e.similar
+	}
+	return e.path + " --help"
+}
+
+// helpRun prints the help of a command that only holds others.
+func helpRun(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
 func atLeastOne(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {

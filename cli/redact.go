@@ -12,11 +12,18 @@ type redactedWriter struct {
 	target io.Writer // what was given to Run, to ask it whether it is a terminal
 	w      io.Writer
 	r      *diag.Redactor
+	err    error // the first that a write gave: what is lost must not go unsaid
 }
 
 func newRedactedWriter(w io.Writer) *redactedWriter { return &redactedWriter{target: w, w: w} }
 
-func (r *redactedWriter) Write(p []byte) (int, error) { return r.w.Write(p) }
+func (r *redactedWriter) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
+	if r.err == nil {
+		r.err = err
+	}
+	return n, err
+}
 
 func (r *redactedWriter) hide(secrets []string) {
 	if len(secrets) == 0 {
@@ -29,11 +36,8 @@ func (r *redactedWriter) hide(secrets []string) {
 
 func (r *redactedWriter) flush() {
 	if r.r != nil {
-		_ = r.r.Flush()
+		if err := r.r.Flush(); r.err == nil {
+			r.err = err
+		}
 	}
-}
-
-func (a *app) flush() {
-	a.stdout.flush()
-	a.stderr.flush()
 }

@@ -8,6 +8,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -21,13 +22,16 @@ import (
 // Run runs one command line and returns the process's exit code (see exit.go). Env is in the form of os.Environ.
 func Run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := newApp(env, stdin, stdout, stderr)
-	defer app.flush()
 	root := app.rootCommand()
 	root.SetArgs(longFlags(root, args))
 	err := root.ExecuteContext(ctx)
-	code := exitCode(ctx, err)
+	app.stdout.flush()
+	if err == nil && app.stdout.err != nil {
+		err = fmt.Errorf("writing the result: %w", app.stdout.err)
+	}
 	app.reportError(ctx, err)
-	return code
+	app.stderr.flush()
+	return exitCode(ctx, err)
 }
 
 // app is what every command has: the streams, the environment and the global flags.
@@ -66,11 +70,11 @@ The main job:
 		Version:       version.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          onlyCommands,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return a.setUp(cmd)
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: helpRun,
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)

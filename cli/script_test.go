@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -71,7 +72,7 @@ func TestScripts(t *testing.T) {
 }
 
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}
@@ -92,7 +93,7 @@ func haveAll(tools ...string) bool {
 }
 
 // mkdeploy DIR VERSION SIZE makes a small Yocto deploy directory: an ext4 of SIZE (as mke2fs reads it) with an
-// os-release, its manifest and variables, and boot files.
+// os-release and a mebibyte of noise, its manifest and variables, and boot files.
 func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 3 {
 		ts.Fatalf("usage: mkdeploy DIR VERSION SIZE")
@@ -102,6 +103,9 @@ func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.MkdirAll(filepath.Join(root, "etc"), 0o755))
 	ts.Check(os.MkdirAll(dir, 0o755))
 	ts.Check(os.WriteFile(filepath.Join(root, "etc/os-release"), []byte("VERSION_ID="+version+"\n"), 0o644))
+	noise := make([]byte, 1<<20) // what can't be compressed away
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	ts.Check(os.WriteFile(filepath.Join(root, "noise"), noise, 0o644))
 	const link = "demo-image-qemux86-64.rootfs"
 	real := link + "-20260101120000"
 	ts.Check(ts.Exec("mke2fs", "-q", "-t", "ext4", "-d", root, "-U", "6c1a5a4e-52a1-4cf4-8e0c-6f1a0c3c1f00", filepath.Join(dir, real+".ext4"), size))

@@ -174,10 +174,10 @@ func (a *app) reportError(ctx context.Context, err error) {
 
 func (a *app) reportDiagnostics(diags hcl.Diagnostics, files map[string]*hcl.File) {
 	if a.global.json {
-		a.stderr.Write(diag.JSON(diags, files))
+		_, _ = a.stderr.Write(diag.JSON(diags, files))
 		return
 	}
-	diag.WriteText(a.stderr, diags, files, diag.Options{Color: a.ui.err.on, Width: a.ui.width})
+	_ = diag.WriteText(a.stderr, diags, files, diag.Options{Color: a.ui.err.on, Width: a.ui.width})
 }
 
 func hintOf(err error) string {
