@@ -169,7 +169,8 @@ func killAt(t *testing.T, file, next []byte, reboots int, step int64, powerCut b
 	}
 	// A cut after the boot loader has started the new system and before the agent there could note it looks like a
 	// system that does not come up. Everything else must end in success.
-	if s.final != "success" && !(powerCut && reboots == 1 && strings.Contains(s.final, "did not come up")) {
+	unseen := powerCut && reboots == 1 && strings.Contains(s.final, "did not come up")
+	if s.final != "success" && !unseen {
 		t.Errorf("%s: reported %q\n%s", where, s.final, l.stderr)
 	}
 	running, installed := SlotA, ""

@@ -345,7 +345,6 @@ type server struct {
 	auths    int
 	polls    int // after the final status
 	gets     []string
-	revoked  bool // the next call with the present token gets 401
 	tokens   map[string]bool
 	done     chan struct{} // closed when the device has polled after its final status
 
@@ -372,8 +371,8 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	path := r.URL.Path
-	switch {
-	case path == menderapi.PathAuthRequests:
+	switch path {
+	case menderapi.PathAuthRequests:
 		s.auths++
 		token := fmt.Sprintf("token-%d", s.auths)
 		s.tokens[token] = true
@@ -384,7 +383,7 @@ func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		io.WriteString(w, token)
 		return
-	case path == "/artifact":
+	case "/artifact":
 		s.gets = append(s.gets, r.Header.Get("Range"))
 		n := len(s.gets)
 		s.mu.Unlock()

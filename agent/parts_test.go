@@ -299,7 +299,7 @@ func TestOrderOfWrites(t *testing.T) {
 	if _, err := a.Install(t.Context(), file); err != nil {
 		t.Fatal(err)
 	}
-	want := "other fsync directory,journal create,journal write,journal fsync,journal rename,other fsync directory," + // a new journal
+	want := "journal create,journal write,journal fsync,journal rename,other fsync directory," + // a new journal
 		"journal write at,journal fsync," + // downloading
 		"disk write at,disk fsync," + // the slot
 		"journal write at,journal fsync," + // installing
