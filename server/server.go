@@ -318,7 +318,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 			srv.Close() // uploads and downloads that are still running; both sides can repeat them
 		}
 		cancel()
-		<-failed
+		if e := <-failed; !errors.Is(e, http.ErrServerClosed) {
+			err = e
+		}
 	}
 	stop()
 	wait.Wait()

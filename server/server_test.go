@@ -144,7 +144,7 @@ func newDevice(b *bench, mac string) *device {
 
 func signBody(key crypto.Signer, body []byte) string {
 	digest := sha256.Sum256(body)
-	message, hash := digest[:], crypto.Hash(crypto.SHA256)
+	message, hash := digest[:], crypto.SHA256
 	if _, ok := key.(ed25519.PrivateKey); ok {
 		message, hash = body, crypto.Hash(0)
 	}
@@ -669,7 +669,8 @@ func TestServe(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("serve: %v", err)
 	}
-	if _, err := http.Get("http://" + l.Addr().String() + "/healthz"); err == nil {
+	if resp, err := http.Get("http://" + l.Addr().String() + "/healthz"); err == nil {
+		resp.Body.Close()
 		t.Error("the server still answers after its end")
 	}
 }

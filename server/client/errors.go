@@ -66,7 +66,7 @@ func (e *APIError) Error() string {
 
 // Is lets errors.Is find the sentinel of the status.
 func (e *APIError) Is(target error) bool {
-	switch target { //nolint:errorlint // sentinels are compared by identity here, as errors.Is itself does
+	switch target {
 	case ErrUnauthorized:
 		return e.Status == http.StatusUnauthorized
 	case ErrNotFound:

@@ -48,7 +48,7 @@ func (p *Passwords) Hash(ctx context.Context, password string) (string, error) {
 		return "", fmt.Errorf("the password is longer than %d bytes", MaxPassword)
 	}
 	salt := make([]byte, argonSalt)
-	rand.Read(salt) //nolint:errcheck // it never fails (crypto/rand)
+	rand.Read(salt) // it never fails
 	key, err := p.derive(ctx, password, salt, argonTime, argonMemory, argonThreads)
 	if err != nil {
 		return "", err

@@ -25,7 +25,7 @@ func LoadSecret(path string) (*Secret, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		master := make([]byte, secretSize)
-		rand.Read(master) //nolint:errcheck // it never fails (crypto/rand)
+		rand.Read(master) // it never fails
 		if err := durable.WriteFile(path, []byte(base64.StdEncoding.EncodeToString(master)+"\n"), 0o600); err != nil {
 			return nil, err
 		}

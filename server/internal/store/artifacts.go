@@ -22,7 +22,7 @@ func (e *ConflictError) Error() string {
 }
 
 // Is makes it ErrExists.
-func (e *ConflictError) Is(target error) bool { return target == ErrExists } //nolint:errorlint // a sentinel, compared as errors.Is does
+func (e *ConflictError) Is(target error) bool { return target == ErrExists }
 
 // AddArtifact makes an artifact visible. Its blob must be in place. combinations are what it depends on, one JSON object
 // for each combination of values; one that an artifact of the same name has is a *ConflictError, since a device that
