@@ -26,7 +26,6 @@ type framer struct {
 	order chan *frame // to write
 
 	current *frame
-	zero    func() ([]byte, error) // a whole frame of zeros, compressed
 
 	// Set by the writer goroutine, to be read after finish.
 	written int64
@@ -53,7 +52,7 @@ func newFramer(ctx context.Context, out io.Writer, c codec, level int) (*framer,
 	if c.newEncoder != nil {
 		encoders = min(runtime.GOMAXPROCS(0), maxEncoders)
 	}
-	frames := encoders + 3 // one being filled, one hashed, one written
+	frames := encoders + 2 // one being filled, one being hashed or written
 	f := &framer{
 		free:  make(chan *frame, frames),
 		sums:  make(chan *frame, frames),
@@ -68,22 +67,21 @@ func newFramer(ctx context.Context, out io.Writer, c codec, level int) (*framer,
 		encode = append(encode, e)
 	}
 	for range frames {
-		f.free <- &frame{in: make([]byte, 0, c.frameSize), encoded: make(chan error, 1), hashed: make(chan struct{}, 1)}
+		fr := &frame{in: make([]byte, 0, c.frameSize), encoded: make(chan error, 1), hashed: make(chan struct{}, 1)}
+		if encoders > 0 { // room for what does not shrink; memory that stays untouched costs nothing
+			fr.out = make([]byte, 0, c.frameSize+c.frameSize/64)
+		}
+		f.free <- fr
 	}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	f.wg.Go(f.hash)
 	f.wg.Go(func() { f.write(out) })
-	if encoders > 0 {
-		f.work = make(chan *frame, frames)
-		first := encode[0]
-		f.zero = sync.OnceValues(func() ([]byte, error) { return first(nil, make([]byte, c.frameSize)) })
-		if _, err := f.zero(); err != nil { // now, while no goroutine uses this encoder
-			f.stop(err)
-			return nil, err
-		}
-		for _, e := range encode {
-			f.wg.Go(func() { f.encode(e) })
-		}
+	if encoders == 0 {
+		return f, nil
+	}
+	f.work = make(chan *frame, frames)
+	for _, e := range encode {
+		f.wg.Go(func() { f.encode(e) })
 	}
 	return f, nil
 }
@@ -112,18 +110,20 @@ func (f *framer) hash() {
 }
 
 func (f *framer) encode(encode func(dst, src []byte) ([]byte, error)) {
+	var zero []byte // a whole frame of zeros, compressed
 	for {
 		fr, ok := f.take(f.work)
 		if !ok {
 			return
 		}
 		var err error
-		if len(fr.in) == cap(fr.in) && allZero(fr.in) {
-			var zero []byte
-			zero, err = f.zero()
-			fr.out = append(fr.out[:0], zero...)
-		} else {
+		if len(fr.in) < cap(fr.in) || !allZero(fr.in) {
 			fr.out, err = encode(fr.out[:0], fr.in)
+		} else { // a hole of the image; there are many
+			if zero == nil {
+				zero, err = encode(nil, fr.in)
+			}
+			fr.out = append(fr.out[:0], zero...)
 		}
 		fr.encoded <- err
 	}

@@ -203,7 +203,7 @@ func readHeader(archive io.Reader, member string, limits Limits) (*header, error
 			return nil, err
 		}
 	}
-	if err := members.onlyZerosLeft(limits.Header); err != nil {
+	if err := members.onlyZerosLeft(); err != nil {
 		return nil, err
 	}
 	if !seenTypes {

@@ -350,7 +350,7 @@ func (a *Reader) fileDone(name string, size int64) {
 // finish demands that nothing is missing and nothing follows. Reading the payload's rest also makes the decompressor check what it
 // checks at the end.
 func (a *Reader) finish() error {
-	if err := a.inner.onlyZerosLeft(1 << 20); err != nil {
+	if err := a.inner.onlyZerosLeft(); err != nil {
 		return err
 	}
 	for _, l := range a.manifest {
@@ -428,7 +428,7 @@ func Validate(ctx context.Context, r io.Reader, o ReadOptions) (*Info, error) {
 	if !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if err := a.outer.onlyZerosLeft(1 << 20); err != nil {
+	if err := a.outer.onlyZerosLeft(); err != nil {
 		return nil, err
 	}
 	if len(a.info.Warnings) > 0 {

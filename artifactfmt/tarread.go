@@ -20,8 +20,9 @@ type tarReader struct {
 // tarMember is one member; read it before the next one.
 type tarMember struct {
 	*tar.Header
-	where string
-	r     io.Reader
+	where   string // for messages about the member
+	archive string // and about the archive that it is in
+	r       io.Reader
 }
 
 type countingReader struct {
@@ -57,7 +58,7 @@ func (t *tarReader) next() (*tarMember, error) {
 		return nil, readError(t.where, err)
 	}
 	t.end = t.in.n + h.Size + padding(h.Size)
-	m := &tarMember{Header: h, where: t.where + ": " + h.Name, r: t.tar}
+	m := &tarMember{Header: h, where: t.where + ": " + h.Name, archive: t.where, r: t.tar}
 	if t.where == "" {
 		m.where = h.Name
 	}
@@ -76,7 +77,8 @@ func (t *tarReader) next() (*tarMember, error) {
 }
 
 // onlyZerosLeft reads what follows the end of the archive: GNU tar fills its last record with zeros.
-func (t *tarReader) onlyZerosLeft(limit int64) error {
+func (t *tarReader) onlyZerosLeft() error {
+	const limit = 1 << 20
 	buf := make([]byte, 4<<10)
 	for n := int64(0); ; {
 		k, err := t.in.r.Read(buf)
@@ -110,7 +112,7 @@ func (m *tarMember) regular() error {
 func (m *tarMember) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = readError(m.where, err)
+		err = readError(m.archive, err)
 	}
 	return n, err
 }
