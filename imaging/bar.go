@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -60,9 +61,12 @@ func (m *Map) withGaps() []area {
 	return out
 }
 
-// drawBar draws three lines: top, names, bottom. Columns are shared by largest remainder after every area has got one
-// column (partitions three), so that the sum is exact and nothing disappears.
+// drawBar draws a box with the marks, names and sizes. Every area gets a column (partitions three), what remains is
+// shared to scale. Only free space that would not fill half a column is left out.
 func (m *Map) drawBar(b *strings.Builder, areas []area, width int) {
+	areas = slices.DeleteFunc(slices.Clone(areas), func(a area) bool {
+		return a.free && a.Size < m.Size/int64(2*width)
+	})
 	inner := width - len(areas) - 1 // walls between areas
 	cells := share(areas, inner, m.Size)
 	if cells == nil { // more areas than columns: the table alone
@@ -111,35 +115,56 @@ func (a area) title(cells int) string {
 	return fitting(cells, a.mark)
 }
 
-// share gives each area its columns.
-func share(areas []area, inner int, size int64) []int {
-	least := func(a area) int {
-		if a.Kind == KindPartition {
-			return len(a.mark) + 2
-		}
-		return 1
+// least is the number of columns that keeps an area visible.
+func least(a area) int {
+	if a.Kind == KindPartition {
+		return len(a.mark) + 2
 	}
+	return 1
+}
+
+// share gives each area its columns, or nothing if there are too few.
+func share(areas []area, inner int, size int64) []int {
 	cells := make([]int, len(areas))
 	left := inner
 	for i, a := range areas {
 		cells[i] = least(a)
 		left -= cells[i]
 	}
-	if left < 0 {
+	if left < 0 || len(areas) == 0 {
 		return nil
 	}
-	// Hand out the rest one column at a time to the area that is furthest below its true share.
-	for range left {
-		worst, deficit := 0, -1e18
+	// Hand out the rest, a column at a time, to the areas furthest below their true share. Areas of one size, as the
+	// slots are, stay equally wide even if that leaves the box a little narrower.
+	for left > 0 {
+		best, most := []int(nil), 0.0
 		for i, a := range areas {
-			d := float64(a.Size)/float64(max(size, 1))*float64(inner) - float64(cells[i])
-			if d > deficit {
-				worst, deficit = i, d
+			missing := float64(a.Size)/float64(max(size, 1))*float64(inner) - float64(cells[i])
+			if best != nil && missing <= most {
+				continue
+			}
+			if same := sameSize(areas, a); len(same) <= left {
+				best, most = same, missing
 			}
 		}
-		cells[worst]++
+		if best == nil || most < 0 {
+			break
+		}
+		for _, i := range best {
+			cells[i]++
+		}
+		left -= len(best)
 	}
 	return cells
+}
+
+func sameSize(areas []area, like area) (same []int) {
+	for i, a := range areas {
+		if a.Kind == like.Kind && a.Size == like.Size && least(a) == least(like) {
+			same = append(same, i)
+		}
+	}
+	return same
 }
 
 func fitting(cells int, texts ...string) string {
@@ -167,9 +192,17 @@ func (m *Map) drawTable(b *strings.Builder, areas []area, width int) {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
+	total := 0
+	for _, w := range widths {
+		total += w + 2
+	}
+	narrow := total-2 > width // then go without the type, which the content nearly tells
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
+			if i == 4 && narrow {
+				continue
+			}
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			if i == 2 || i == 3 { // numbers
 				line.WriteString(pad + cell)
@@ -193,6 +226,9 @@ func (a area) row() []string {
 		size = fmt.Sprintf("%d B", a.Size)
 	}
 	at := place(a.Offset)
+	if a.Offset != 0 && a.Offset%kib != 0 {
+		at += " B"
+	}
 	if a.free {
 		return []string{"·", "free", at, size, "", ""}
 	}

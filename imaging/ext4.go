@@ -572,6 +572,10 @@ func (e *Ext4) lookup(name string, follow bool) (*ext4Inode, error) {
 	for links := 0; len(todo) > 0; {
 		part := todo[0]
 		todo = todo[1:]
+		dir := path[len(path)-1]
+		if !dir.mode.IsDir() {
+			return nil, fs.ErrNotExist
+		}
 		switch part {
 		case "", ".":
 			continue
@@ -580,10 +584,6 @@ func (e *Ext4) lookup(name string, follow bool) (*ext4Inode, error) {
 				path = path[:len(path)-1]
 			}
 			continue
-		}
-		dir := path[len(path)-1]
-		if !dir.mode.IsDir() {
-			return nil, fs.ErrNotExist
 		}
 		entries, _, err := e.readDir(dir)
 		if err != nil {

@@ -132,7 +132,7 @@ func (l *Layout) checkHead() (sector, alignment int64, err error) {
 		return 0, 0, refuse("", "a disk of %s; the size must be a multiple of the sector (%d bytes) and at most %s", FormatSize(l.DiskSize), sector, FormatSize(maxSize))
 	}
 	if len(l.Partitions) == 0 {
-		return 0, 0, refuse("", "it has no partition")
+		return 0, 0, refuse("", "a layout needs at least one partition")
 	}
 	if len(l.Partitions) > gptEntries {
 		return 0, 0, refuse("", "%d partitions; a GPT holds at most %d", len(l.Partitions), gptEntries)
@@ -176,9 +176,9 @@ func (l *Layout) checkReserve(r Reserve, sector int64) (Region, error) {
 	area := Region{Kind: KindReserve, Name: r.Name, Offset: r.Offset, Size: r.Size}
 	switch {
 	case r.Size <= 0 || r.Size > maxSize:
-		return area, refuse("", "reserve %q has %s; it must have at least one sector", r.Name, FormatSize(r.Size))
+		return area, badSize(KindReserve, r.Name, r.Size)
 	case r.Offset < 0 || r.Offset > maxSize:
-		return area, refuse("", "reserve %q is at offset %d", r.Name, r.Offset)
+		return area, refuse("", "reserve %q is at offset %d, which no disk has", r.Name, r.Offset)
 	case r.Offset%sector != 0:
 		return area, refuse("", "%s is misaligned: its offset is not a multiple of the sector (%d bytes)", area.describe(), sector)
 	case r.Size%sector != 0:
@@ -189,9 +189,18 @@ func (l *Layout) checkReserve(r Reserve, sector int64) (Region, error) {
 	return area, nil
 }
 
+func badSize(kind, name string, size int64) error {
+	if size > maxSize {
+		return refuse("", "%s %q has %d bytes, more than any disk", kind, name, size)
+	}
+	return refuse("", "%s %q has %s; it must have at least one sector", kind, name, FormatSize(size))
+}
+
+// byOffset sorts regions by their place; of two in one place the table comes first, so that messages blame the other.
 func byOffset(regions []Region) {
+	rank := map[string]int{KindTable: -1, KindBackupTable: -1}
 	slices.SortStableFunc(regions, func(a, b Region) int {
-		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.End(), b.End()))
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(rank[a.Kind], rank[b.Kind]), cmp.Compare(a.End(), b.End()))
 	})
 }
 
@@ -203,11 +212,13 @@ func checkOverlap(regions []Region) error {
 			continue
 		}
 		advice := ""
-		switch {
-		case a.Kind == KindTable:
-			advice = fmt.Sprintf("the first place behind the partition table is %s", FormatSize(a.End()))
-		case b.Kind == KindBackupTable:
-			advice = fmt.Sprintf("the backup partition table takes the last %s of the disk", FormatSize(b.Size))
+		for _, r := range []Region{a, b} {
+			switch r.Kind {
+			case KindTable:
+				advice = fmt.Sprintf("the first place behind the partition table is %s", FormatSize(r.End()))
+			case KindBackupTable:
+				advice = fmt.Sprintf("the backup partition table takes the last %s of the disk", FormatSize(r.Size))
+			}
 		}
 		return refuse(advice, "%s overlaps %s", b.describe(), a.describe())
 	}
@@ -234,7 +245,7 @@ func (l *Layout) checkSlots() error {
 		case i >= len(as):
 			return refuse("", "partition %q is a slot B without a slot A", bs[i].Name)
 		case as[i].Size != bs[i].Size:
-			return refuse("an update must fit both", "the slots differ in size: partition %q has %s, partition %q has %s",
+			return refuse("make them equal: every update must fit either", "the slots differ in size: partition %q has %s, partition %q has %s",
 				as[i].Name, FormatSize(as[i].Size), bs[i].Name, FormatSize(bs[i].Size))
 		case as[i].Grow || bs[i].Grow:
 			return refuse("put the data partition last and let it grow", "a slot cannot grow: partition %q, partition %q", as[i].Name, bs[i].Name)
@@ -280,7 +291,7 @@ func checkPartition(p Partition, sector int64) error {
 	case !slices.Contains(filesystems, kind):
 		return refuse("file systems are "+strings.Join(filesystems, ", "), "partition %q: unknown file system %q", p.Name, kind)
 	case p.Size <= 0 || p.Size > maxSize:
-		return refuse("", "partition %q has %s; it must have at least one sector", p.Name, FormatSize(p.Size))
+		return badSize(KindPartition, p.Name, p.Size)
 	case p.Size%sector != 0:
 		return refuse("", "partition %q has %s, not a multiple of the sector (%d bytes)", p.Name, FormatSize(p.Size), sector)
 	case p.Size < smallest:
