@@ -107,6 +107,9 @@ func Write(ctx context.Context, path string, img *Image) (m *Map, err error) {
 			return nil, fmt.Errorf("creating %s: %w", path, err)
 		}
 		defer removeAll(work)
+		if work, err = filepath.Abs(work); err != nil { // the programs run in folders of their own
+			return nil, fmt.Errorf("creating %s: %w", path, err)
+		}
 		for _, r := range trees {
 			src, err := img.makeFilesystem(ctx, work, r)
 			if err != nil {

@@ -534,6 +534,21 @@ func TestCancel(t *testing.T) {
 	onlyFile(t, dir)
 }
 
+func TestRelativePath(t *testing.T) {
+	needTools(t)
+	first, _ := write(t, demoImage(t))
+	img := demoImage(t)
+	t.Chdir(t.TempDir())
+	os.Mkdir("out", 0o755)
+	if _, err := Write(t.Context(), "out/disk.img", img); err != nil {
+		t.Fatal(err)
+	}
+	onlyFile(t, "out", "disk.img")
+	if sum(t, "out/disk.img") != sum(t, first) {
+		t.Error("the images differ")
+	}
+}
+
 func TestProgress(t *testing.T) {
 	needTools(t)
 	img := demoImage(t)
