@@ -217,7 +217,8 @@ func exitCode(err error) int {
 		return ExitNothing
 	case errors.Is(err, agent.ErrRebootNeeded):
 		return ExitReboot
-	case errors.Is(err, artifactfmt.ErrUnsigned), errors.Is(err, artifactfmt.ErrSignature), errors.As(err, &checksum), errors.As(err, &format):
+	case errors.Is(err, artifactfmt.ErrUnsigned), errors.Is(err, artifactfmt.ErrSignature),
+		errors.Is(err, artifactfmt.ErrTruncated), errors.As(err, &checksum), errors.As(err, &format):
 		return ExitVerification
 	}
 	return ExitFailed
@@ -234,14 +235,11 @@ func (c *call) open(progress func(done, total int64)) (*agent.Agent, *agent.Conf
 }
 
 func (c *call) logHandler() slog.Handler {
-	o := &slog.HandlerOptions{Level: slog.LevelInfo}
+	level := slog.LevelInfo
 	if c.debug {
-		o.Level = slog.LevelDebug
+		level = slog.LevelDebug
 	}
-	if c.json {
-		return slog.NewJSONHandler(c.stderr, o)
-	}
-	return newTextHandler(c.stderr, o.Level)
+	return newHandler(c.stderr, level, c.json)
 }
 
 // result prints the outcome of a command: the object with --json, else the line.

@@ -15,56 +15,83 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// textHandler writes log lines for people and for the journal of the system, which adds the time itself:
+// handler writes log lines: for people and for the system's journal, which adds the time itself, or as JSON.
 //
-//	state: downloading (from idle, event offered)
-type textHandler struct {
+//	state state=downloading from=idle event=offered
+//	{"time":"…","level":"INFO","msg":"state","attrs":{"event":"offered","from":"idle","state":"downloading"}}
+//
+// The standard library's handlers would be 20 KiB more on every device.
+type handler struct {
 	mu    *sync.Mutex
 	w     io.Writer
-	level slog.Leveler
+	level slog.Level
+	json  bool
 	attrs []slog.Attr
 }
 
-func newTextHandler(w io.Writer, level slog.Leveler) slog.Handler {
-	return &textHandler{mu: &sync.Mutex{}, w: w, level: level}
+func newHandler(w io.Writer, level slog.Level, asJSON bool) slog.Handler {
+	return &handler{mu: &sync.Mutex{}, w: w, level: level, json: asJSON}
 }
 
-func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= h.level.Level()
+func (h *handler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
+
+// logJSON is a line of the log with --json.
+type logJSON struct {
+	Time  time.Time         `json:"time"`
+	Level string            `json:"level"`
+	Msg   string            `json:"msg"`
+	Attrs map[string]string `json:"attrs,omitempty"`
 }
 
-func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
-	var b strings.Builder
-	if r.Level >= slog.LevelWarn {
-		b.WriteString(map[bool]string{true: "error: ", false: "warning: "}[r.Level >= slog.LevelError])
+func (h *handler) Handle(_ context.Context, r slog.Record) error {
+	attrs := h.attrs
+	r.Attrs(func(a slog.Attr) bool {
+		attrs = append(attrs[:len(attrs):len(attrs)], a)
+		return true
+	})
+	line := textLine(r, attrs)
+	if h.json {
+		v := logJSON{Time: r.Time, Level: r.Level.String(), Msg: r.Message, Attrs: map[string]string{}}
+		for _, a := range attrs {
+			v.Attrs[a.Key] = a.Value.String()
+		}
+		var err error
+		if line, err = json.Marshal(v); err != nil {
+			return err
+		}
 	}
-	b.WriteString(r.Message)
-	add := func(a slog.Attr) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, err := h.w.Write(append(line, '\n'))
+	return err
+}
+
+func textLine(r slog.Record, attrs []slog.Attr) []byte {
+	var line []byte
+	switch {
+	case r.Level >= slog.LevelError:
+		line = append(line, "error: "...)
+	case r.Level >= slog.LevelWarn:
+		line = append(line, "warning: "...)
+	}
+	line = append(line, r.Message...)
+	for _, a := range attrs {
 		value := a.Value.String()
 		if strings.ContainsAny(value, " \t\n\"") || value == "" {
 			value = strconv.Quote(value)
 		}
-		fmt.Fprintf(&b, " %s=%s", a.Key, value)
-		return true
+		line = append(line, " "+a.Key+"="+value...)
 	}
-	for _, a := range h.attrs {
-		add(a)
-	}
-	r.Attrs(add)
-	b.WriteByte('\n')
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, err := io.WriteString(h.w, b.String())
-	return err
+	return line
 }
 
-func (h *textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	copied := *h
-	copied.attrs = append(append([]slog.Attr{}, h.attrs...), attrs...)
+	copied.attrs = append(h.attrs[:len(h.attrs):len(h.attrs)], attrs...)
 	return &copied
 }
 
-func (h *textHandler) WithGroup(string) slog.Handler { return h }
+func (h *handler) WithGroup(string) slog.Handler { return h }
 
 // progress shows how far an install is: one line that is rewritten on a terminal, nothing on a pipe, and events with
 // --json.
