@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -22,6 +21,8 @@ import (
 	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/internal/menderapi"
+	"github.com/twinkeel/twinkeel/server"
+	"github.com/twinkeel/twinkeel/server/client"
 	"github.com/twinkeel/twinkeel/signing"
 )
 
@@ -124,7 +125,7 @@ func (f *factory) image(server string) string {
 				{Path: "mender/device_type", Data: []byte("device_type=testdev\n")},
 				{Path: "mender/mender.conf", Mode: 0o600, Data: config},
 				{Path: "mender/artifact-verify-key.pem", Data: f.public},
-				{Path: "mender/bootstrap.mender", Data: bootstrap},
+				{Path: "mender/bootstrap.mender", Source: bootstrap},
 				{Path: "u-boot/fw_env.config", Data: fwenv},
 			}},
 		},
@@ -135,7 +136,7 @@ func (f *factory) image(server string) string {
 	return path
 }
 
-func (f *factory) artifact(a *artifactfmt.Artifact) []byte {
+func (f *factory) artifact(a *artifactfmt.Artifact) string {
 	f.t.Helper()
 	a.DeviceTypes, a.Signer = []string{"testdev"}, f.signer
 	out, err := os.Create(filepath.Join(f.dir, a.Name+".mender"))
@@ -146,15 +147,11 @@ func (f *factory) artifact(a *artifactfmt.Artifact) []byte {
 	if _, err := artifactfmt.Write(f.t.Context(), out, a); err != nil {
 		f.t.Fatal(err)
 	}
-	data, err := os.ReadFile(out.Name())
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return data
+	return out.Name()
 }
 
 // release is an artifact of a root file system.
-func (f *factory) release(version string, init bool) []byte {
+func (f *factory) release(version string, init bool) string {
 	f.t.Helper()
 	path := filepath.Join(f.dir, "rootfs.img")
 	_, err := imaging.Write(f.t.Context(), path, &imaging.Image{
@@ -181,65 +178,84 @@ func (f *factory) release(version string, init bool) []byte {
 	})
 }
 
-// fleet is a server that offers one artifact until the device has reported its end.
+// fleet is the real server, with devices accepted as they come.
 type fleet struct {
-	*httptest.Server
-	mu       sync.Mutex
-	artifact []byte
-	name     string
-	finals   chan string
+	t      *testing.T
+	url    string
+	client *client.Client
 }
 
 func newFleet(t *testing.T) *fleet {
-	s := &fleet{finals: make(chan string, 10)}
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(s.Close)
-	return s
-}
-
-func (s *fleet) offer(name string, artifact []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.name, s.artifact = name, artifact
-}
-
-func (s *fleet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch path := r.URL.Path; {
-	case path == menderapi.PathAuthRequests:
-		io.WriteString(w, "token")
-	case path == menderapi.PathNextV2:
-		if s.artifact == nil {
-			w.WriteHeader(http.StatusNoContent)
-			return
-		}
-		json.NewEncoder(w).Encode(menderapi.Next{ID: s.name, Artifact: menderapi.NextArtifact{
-			ArtifactName: s.name, DeviceTypesCompatible: []string{"testdev"}, Source: menderapi.Link{URI: s.URL + "/artifact"},
-		}})
-	case path == "/artifact":
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(s.artifact))
-	case strings.HasSuffix(path, "/status"):
-		var report menderapi.StatusReport
-		json.NewDecoder(r.Body).Decode(&report)
-		if report.Status.Final() {
-			s.artifact = nil
-			s.finals <- string(report.Status) + " " + report.SubState
-		}
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-func (s *fleet) final(t *testing.T) string {
 	t.Helper()
-	select {
-	case f := <-s.finals:
-		return f
-	case <-time.After(30 * time.Second):
-		t.Fatal("no final report")
-		return ""
+	s, err := server.Open(t.Context(), server.Config{DataDir: t.TempDir(), AutoAccept: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	h := httptest.NewServer(s.Handler())
+	t.Cleanup(func() {
+		h.Close()
+		stop()
+		if err := <-ran; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		s.Close()
+	})
+	token, err := s.CreateToken(t.Context(), "test", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(h.URL, token, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fleet{t, h.URL, c}
+}
+
+// deploy uploads an artifact, deploys it to all devices and waits for the end. It returns the only device's status and
+// what it logged.
+func (s *fleet) deploy(name, file string) (menderapi.DeploymentDevice, string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 90*time.Second)
+	defer cancel()
+	check := func(err error) {
+		s.t.Helper()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	_, err := s.client.UploadArtifact(ctx, file, "", nil)
+	check(err)
+	var id string
+	for id == "" { // until the device has shown up
+		check(wait(ctx, 20*time.Millisecond))
+		id, err = s.client.CreateDeployment(ctx, menderapi.NewDeployment{Name: "all", ArtifactName: name, AllDevices: true})
+		if err != nil && !errors.Is(err, client.ErrUnusable) && !errors.Is(err, client.ErrNotFound) {
+			s.t.Fatal(err)
+		}
+	}
+	for {
+		check(wait(ctx, 50*time.Millisecond))
+		d, err := s.client.Deployment(ctx, id)
+		check(err)
+		if d.Status != "finished" {
+			continue
+		}
+		devices, err := s.client.DeploymentDevices(ctx, id)
+		check(err)
+		if len(devices) != 1 {
+			s.t.Fatalf("the deployment has %d devices", len(devices))
+		}
+		log := ""
+		if devices[0].Status == menderapi.StatusFailure { // the log comes after the status
+			for log == "" {
+				check(wait(ctx, 20*time.Millisecond))
+				log, _ = s.client.DeviceLog(ctx, id, devices[0].ID)
+			}
+		}
+		return devices[0], log
 	}
 }
 
@@ -248,11 +264,11 @@ func TestVirtualDevice(t *testing.T) {
 	t.Parallel()
 	f, s := newFactory(t), newFleet(t)
 	dir := filepath.Join(t.TempDir(), "device-1")
-	d, err := Create(t.Context(), dir, CreateOptions{Image: f.image(s.URL), Poll: 50 * time.Millisecond})
+	d, err := Create(t.Context(), dir, CreateOptions{Image: f.image(s.url), Poll: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Create(t.Context(), dir, CreateOptions{Image: f.image(s.URL)}); err == nil {
+	if _, err := Create(t.Context(), dir, CreateOptions{Image: f.image(s.url)}); err == nil {
 		t.Error("a device was flashed over")
 	}
 	var console lockedBuffer
@@ -272,14 +288,13 @@ func TestVirtualDevice(t *testing.T) {
 			t.Errorf("status %+v\n%s", status, console.String())
 		}
 	}
-	s.offer("release-1.1.0", f.release("1.1.0", true))
-	if got := s.final(t); !strings.HasPrefix(got, "success") {
-		t.Errorf("reported %q\n%s", got, console.String())
+	if got, _ := s.deploy("release-1.1.0", f.release("1.1.0", true)); got.Status != menderapi.StatusSuccess {
+		t.Errorf("reported %+v\n%s", got, console.String())
 	}
 	expect(agent.SlotB, "release-1.1.0", "1.0.0", "1.1.0")
-	s.offer("release-1.2.0", f.release("1.2.0", false))
-	if got := s.final(t); !strings.HasPrefix(got, "failure the boot loader has returned") {
-		t.Errorf("reported %q", got)
+	got, log := s.deploy("release-1.2.0", f.release("1.2.0", false))
+	if got.Status != menderapi.StatusFailure || !strings.HasPrefix(got.SubState, "the boot loader has returned") || !strings.Contains(log, "fell-back") {
+		t.Errorf("reported %+v\n%s", got, log)
 	}
 	expect(agent.SlotB, "release-1.1.0", "1.2.0", "1.1.0")
 
