@@ -6,8 +6,8 @@
 // back from any image, whoever made it.
 //
 // Where the formats come from: GPT is UEFI 2.10 chapter 5, written through go-diskfs 1.9.4 and read here; sgdisk 1.0.9
-// decides what is a clean table. ext4 is the kernel's Documentation/filesystems/ext4 and is made by mke2fs 1.47 (see
-// docs/adr/0003-disk-images.md for why not by go-diskfs), vfat by mkfs.vfat 4.2 and mtools 4.0.
+// decides what is a clean table. ext4 is the kernel's Documentation/filesystems/ext4, made by mke2fs 1.47 and read here;
+// vfat is made by mkfs.vfat 4.2 and mtools 4.0. docs/adr/0004 and 0005 say why each.
 package imaging
 
 import (
