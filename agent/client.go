@@ -229,9 +229,15 @@ func retryAfter(value string) time.Duration {
 func networkError(err error) error {
 	var ue *url.Error
 	if errors.As(err, &ue) {
-		return fmt.Errorf("%s %s: %w", strings.ToUpper(ue.Op), ue.URL, ue.Err)
+		return fmt.Errorf("%s %s: %w", strings.ToUpper(ue.Op), withoutQuery(ue.URL), ue.Err)
 	}
 	return err
+}
+
+// withoutQuery makes a URL fit for messages: the query of a download link is the permission to download.
+func withoutQuery(address string) string {
+	address, _, _ = strings.Cut(address, "?")
+	return address
 }
 
 // printable makes text of a stranger safe for a terminal and a log.

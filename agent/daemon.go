@@ -135,10 +135,18 @@ func (l *loop) turn(ctx context.Context) error {
 	}
 	now := time.Now()
 	if !now.Before(l.nextInventory) {
-		if err := l.client.sendInventory(ctx, l.inventory(ctx, deviceType, j.record.Installed)); err != nil {
+		err := l.client.sendInventory(ctx, l.inventory(ctx, deviceType, j.record.Installed))
+		var status *statusError
+		switch {
+		case err == nil:
+			l.nextInventory = now.Add(l.cfg.InventoryPoll)
+		case errors.As(err, &status) && !errors.Is(err, errNotAuthorized):
+			// The server is there and does not want it: no reason to miss an update.
+			l.log.Warn("the inventory was not taken", "error", err)
+			l.nextInventory = now.Add(max(l.cfg.RetryPollInterval, status.RetryAfter))
+		default:
 			return err
 		}
-		l.nextInventory = now.Add(l.cfg.InventoryPoll)
 	}
 	if now.Before(l.nextPoll) {
 		return nil

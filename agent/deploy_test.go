@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -371,6 +373,57 @@ func TestUnusableAgentInNewSystem(t *testing.T) {
 	d.checkOld()
 }
 
+// The power fails while the new system is on trial, and that system has written to its own root file system meanwhile.
+// The first time it gets another try, with a fresh copy; the second time it is given up.
+func TestCutOffOnTrial(t *testing.T) {
+	t.Parallel()
+	for cuts, want := range map[int]string{1: "success", 2: "failure the boot loader has returned to the old system in slot A: the new system came up"} {
+		t.Run(fmt.Sprint(cuts), func(t *testing.T) {
+			t.Parallel()
+			d, next := newDevice(t), image(2, imageSize)
+			s := newServer(t, artifact(t, next, nil))
+			left := cuts
+			var cut context.CancelFunc
+			s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+				if len(d.boots) == 0 || d.boots[len(d.boots)-1] == SlotA || left == 0 || !strings.HasSuffix(r.URL.Path, "/status") {
+					return false
+				}
+				left--
+				cut() // in Verifying, and nothing has been reported
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return true
+			}
+			d.serverURL(s)
+			for range cuts {
+				for reboot := true; reboot; {
+					var ctx context.Context
+					ctx, cut = context.WithCancel(t.Context())
+					err := d.agent().Daemon(ctx)
+					cut()
+					if reboot = errors.Is(err, ErrRebootNeeded); reboot {
+						d.powerOn()
+					}
+				}
+				if r := d.record(); r.State != Verifying {
+					t.Fatalf("cut in state %s", r.State)
+				}
+				d.writeSlot(SlotB, []byte("written by the new system"))
+				d.powerOn()
+			}
+			d.deploy(s)
+			if !strings.HasPrefix(s.final, want) {
+				t.Errorf("reported %q, want %q", s.final, want)
+			}
+			if cuts == 1 && !d.holds(SlotB, next) {
+				t.Error("slot B does not hold the new system")
+			}
+			if cuts == 2 {
+				d.checkOld()
+			}
+		})
+	}
+}
+
 // The token may end at any time, and the server may have other troubles: the deployment does not mind.
 func TestServerTroubles(t *testing.T) {
 	t.Parallel()
@@ -395,6 +448,25 @@ func TestServerTroubles(t *testing.T) {
 			w.WriteHeader(http.StatusInternalServerError)
 			io.WriteString(w, `{"error":"a \u001b[31mbad day"}`)
 		}
+		return true
+	}
+	d.serverURL(s)
+	d.deploy(s)
+	if s.final != "success" {
+		t.Errorf("reported %q", s.final)
+	}
+}
+
+// A server that does not take inventories can still update.
+func TestInventoryRefused(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	s := newServer(t, artifact(t, image(2, imageSize), nil))
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != menderapi.PathDeviceAttributes {
+			return false
+		}
+		w.WriteHeader(http.StatusMethodNotAllowed)
 		return true
 	}
 	d.serverURL(s)

@@ -185,7 +185,7 @@ func (d *download) accept(resp *http.Response) error {
 		return d.same(resp, total)
 	}
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-	err := newStatusError("downloading "+d.url, resp, answer)
+	err := newStatusError("downloading "+withoutQuery(d.url), resp, answer)
 	switch code := resp.StatusCode; {
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500:
 		return err

@@ -74,7 +74,7 @@ func (m *machine) record(s step) error {
 	if s.update.Reason != "" && to == Reporting {
 		attrs = append(attrs, "reason", s.update.Reason)
 	}
-	m.log.Info("state", attrs...)
+	m.log.Info("update", attrs...)
 	return nil
 }
 

@@ -107,7 +107,7 @@ func TestStory(t *testing.T) {
 		{nil, "commit", 2, "", "twinkeel-agent: no update is pending\n"},
 		{nil, "rollback", 2, "", "no update is pending"},
 		{nil, "install /nowhere.mender", 1, "", "error: opening the artifact /nowhere.mender: no such file"},
-		{nil, "install --reboot-exit-code " + good, 4, "release-2 is installed. Reboot to try it", "state"},
+		{nil, "install --reboot-exit-code " + good, 4, "release-2 is installed. Reboot to try it", "update state=rebooting"},
 		{nil, "install " + good, 1, "", "hint: commit or roll back that update first"},
 		{nil, "status", 0, "rebooting: release-2 in slot B\n", ""},
 		{nil, "commit", 1, "", "hint: reboot first, then commit"},

@@ -35,6 +35,9 @@ func runDaemon(ctx context.Context, c *call) error {
 	signal.Stop(signals)
 	close(signals)
 	<-done
+	if errors.Is(err, agent.ErrRebootNeeded) {
+		return quiet{err} // the log has said why
+	}
 	return err
 }
 

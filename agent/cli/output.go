@@ -17,8 +17,8 @@ import (
 
 // handler writes log lines: for people and for the system's journal, which adds the time itself, or as JSON.
 //
-//	state state=downloading from=idle event=offered
-//	{"time":"…","level":"INFO","msg":"state","attrs":{"event":"offered","from":"idle","state":"downloading"}}
+//	update state=downloading from=idle event=offered
+//	{"time":"…","level":"INFO","msg":"update","attrs":{"event":"offered","from":"idle","state":"downloading"}}
 //
 // The standard library's handlers would be 20 KiB more on every device.
 type handler struct {
