@@ -129,7 +129,7 @@ func (e *evaluator) report(d *hcl.Diagnostic) {
 	if d.Subject != nil {
 		key += "\x00" + d.Subject.String()
 	}
-	if e.reported[key] {
+	if e.reported[key] || len(e.reported) > maxProblems && d.Severity == hcl.DiagWarning || len(e.reported) > 2*maxProblems {
 		return
 	}
 	e.reported[key] = true

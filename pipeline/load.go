@@ -27,6 +27,7 @@ const (
 	suffixAutoHCL  = ".auto.twinkeelvars.hcl"
 	suffixAutoJSON = ".auto.twinkeelvars.json"
 	maxFiles       = 1_000
+	maxProblems    = 500 // that are reported of one step; a file of another language makes one for each line
 )
 
 // Pipeline is a loaded directory: what its files declare, with nothing evaluated.
@@ -96,6 +97,9 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 	}
 	p.loadDiags = p.load(dir, o)
 	diag.Sort(p.loadDiags)
+	if more := len(p.loadDiags) - maxProblems; more > 0 {
+		p.loadDiags = append(p.loadDiags[:maxProblems:maxProblems], fault("Too many problems", fmt.Sprintf("%d more are not shown.", more), nil))
+	}
 	return p, p.loadDiags
 }
 

@@ -28,15 +28,20 @@ const (
 	bootEnvTypeUBoot = "u-boot"
 )
 
-// agentConfig is what the agent reads on a new device: Mender's keys, and those of the agent itself.
+// agentConfig is what the agent reads on a new device: Mender's keys, and a section of the agent's own that Mender's
+// clients ignore.
 type agentConfig struct {
-	ServerURL          string   `json:"ServerURL,omitempty"`
-	ServerCertificate  string   `json:"ServerCertificate,omitempty"`
-	ArtifactVerifyKeys []string `json:"ArtifactVerifyKeys"`
-	DeviceTypeFile     string   `json:"DeviceTypeFile"`
-	RootfsPartA        string   `json:"RootfsPartA"`
-	RootfsPartB        string   `json:"RootfsPartB"`
-	BootEnvironment    *bootEnv `json:"BootEnvironment,omitempty"`
+	ServerURL          string    `json:"ServerURL,omitempty"`
+	ServerCertificate  string    `json:"ServerCertificate,omitempty"`
+	ArtifactVerifyKeys []string  `json:"ArtifactVerifyKeys"`
+	DeviceTypeFile     string    `json:"DeviceTypeFile"`
+	RootfsPartA        string    `json:"RootfsPartA"`
+	RootfsPartB        string    `json:"RootfsPartB"`
+	Twinkeel           agentKeys `json:"Twinkeel"`
+}
+
+type agentKeys struct {
+	BootEnvironment *bootEnv `json:"BootEnvironment,omitempty"`
 }
 
 type bootEnv struct {
@@ -115,7 +120,7 @@ func (r *runner) agentConfig(im *pipeline.Image, m *imaging.Map) ([]byte, error)
 		}
 	}
 	if im.DeviceType.Bootloader.Kind == bootEnvTypeUBoot {
-		config.BootEnvironment = &bootEnv{Type: bootEnvTypeUBoot, Config: dataMount + "/" + fwEnvConfigFile}
+		config.Twinkeel.BootEnvironment = &bootEnv{Type: bootEnvTypeUBoot, Config: dataMount + "/" + fwEnvConfigFile}
 	}
 	text, err := json.MarshalIndent(config, "", "  ")
 	return append(text, '\n'), err
