@@ -331,6 +331,28 @@ func TestReproducible(t *testing.T) {
 	}
 }
 
+// Without an epoch everything is of 1970, or of 1980 where FAT begins, and the checkers do not mind.
+func TestZeroEpoch(t *testing.T) {
+	needTools(t)
+	tool(t, "e2fsck")
+	tool(t, "fsck.vfat")
+	img := demoImage(t)
+	img.Epoch = time.Time{}
+	path, m := write(t, img)
+	data, _ := m.Find("data")
+	run(t, "e2fsck", "-fn", extract(t, path, data))
+	info, err := openRegion(t, path, m, "data").Stat("mender/device_type")
+	if err != nil || info.ModTime().Unix() != 0 {
+		t.Errorf("%v, %v", info.ModTime(), err)
+	}
+	esp, _ := m.Find("esp")
+	vfat := extract(t, path, esp)
+	run(t, "fsck.vfat", "-n", vfat)
+	if out := run(t, "mdir", "-i", vfat, "::/"); strings.Contains(out, time.Now().UTC().Format("2006-01-02")) {
+		t.Errorf("today's date is in the image:\n%s", out)
+	}
+}
+
 // An ordinary user gets the bytes that root gets.
 func TestReproducibleForOtherUsers(t *testing.T) {
 	needTools(t)

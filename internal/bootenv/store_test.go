@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -88,7 +89,7 @@ func TestUBootUpdate(t *testing.T) {
 
 func TestUBootFlagWraps(t *testing.T) {
 	u, _ := newUBoot(t, map[string]string{"n": "start"}, 254, 253)
-	for i := range 600 {
+	for i := range 300 {
 		want := fmt.Sprint(i)
 		if err := u.Update(map[string]string{"n": want}); err != nil {
 			t.Fatal(err)
@@ -322,31 +323,32 @@ func TestUBootTornWrite(t *testing.T) {
 			}
 		}
 		loc := u.Locations()[target]
-		for mask := range 1 << sectors {
-			torn := bytes.Clone(before)
-			for s := range sectors {
-				if mask&(1<<s) != 0 {
-					from := int(loc.Offset) + s*512
-					copy(torn[from:from+512], after[from:])
-				}
-			}
-			os.WriteFile(path, torn, 0o644)
-			got, err := u.Load()
-			if err != nil || !oldOrNew(got) {
-				t.Fatalf("flags %v, sectors %08b: %v, %v", flags, mask, got, err)
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		check := func(what string, torn []byte) {
+			t.Helper()
+			f.WriteAt(torn, loc.Offset)
+			if got, err := u.Load(); err != nil || !oldOrNew(got) {
+				t.Fatalf("flags %v, %s: %v, %v", flags, what, got, err)
 			}
 		}
-		for n := range testSize { // torn inside a sector
-			torn := bytes.Clone(before)
-			copy(torn[loc.Offset:], after[loc.Offset:loc.Offset+int64(n)])
-			os.WriteFile(path, torn, 0o644)
-			got, err := u.Load()
-			if err != nil || !oldOrNew(got) {
-				t.Fatalf("flags %v, %d bytes: %v, %v", flags, n, got, err)
+		from, to := before[loc.Offset:loc.end()], after[loc.Offset:loc.end()]
+		for mask := range 1 << sectors {
+			torn := bytes.Clone(from)
+			for s := range sectors {
+				if mask&(1<<s) != 0 {
+					copy(torn[s*512:(s+1)*512], to[s*512:])
+				}
 			}
-			if n == 600 {
-				break // all variables are in the first sector
-			}
+			check(fmt.Sprintf("sectors %08b", mask), torn)
+		}
+		for n := range 600 { // torn inside a sector; all variables are in the first
+			torn := bytes.Clone(from)
+			copy(torn[:n], to)
+			check(fmt.Sprintf("%d bytes", n), torn)
 		}
 	}
 }
@@ -505,5 +507,31 @@ func TestGRUBRestores(t *testing.T) {
 	}
 	if _, err := OpenGRUB(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no environment: %v", err)
+	}
+}
+
+// Several processes, here stores, change one environment at a time and lose nothing.
+func TestUBootConcurrent(t *testing.T) {
+	u, _ := newUBoot(t, map[string]string{"start": "1"}, 1, 1)
+	var wg sync.WaitGroup
+	for who := range 4 {
+		other, err := OpenUBoot(u.Locations())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			for i := range 10 {
+				if err := other.Update(map[string]string{fmt.Sprintf("v%d_%d", who, i): "x"}); err != nil {
+					t.Error(err)
+				}
+				if vars, err := other.Load(); err != nil || vars["start"] != "1" {
+					t.Errorf("%v, %v", vars, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(mustLoad(t, u)); n != 41 {
+		t.Errorf("%d variables, want 41", n)
 	}
 }
