@@ -74,7 +74,9 @@ func FuzzHeader(f *testing.F) {
 			return
 		}
 		data := archive([]tarItem{
-			{name: headerInfoName, content: info}, {name: scriptsPrefix + script}, {name: typeInfoName, content: types},
+			{name: headerInfoName, content: info},
+			{name: scriptsPrefix + script},
+			{name: typeInfoName, content: types},
 			{name: metaDataName, content: metaData},
 		})
 		h, err := readHeader(bytes.NewReader(data), headerName, defaultLimits)
