@@ -417,7 +417,7 @@ func TestTooLarge(t *testing.T) {
 		"tree, sum":          {"data", Content{Tree: []TreeFile{{Path: "x", Source: big}}}},
 		"tree, with tables":  {"data", Content{Tree: []TreeFile{{Path: "x", Data: noise}}}},
 		"vfat, with tables":  {"esp", Content{Tree: []TreeFile{{Path: "x", Data: append(bytes.Clone(noise), noise[:mib-kib]...)}}}},
-		"directories galore": {"data", Content{Tree: manyDirs(5000)}},
+		"directories galore": {"data", Content{Tree: manyDirs(2200)}},
 	} {
 		img := demoImage(t)
 		img.Contents[c.area] = c.content
