@@ -125,10 +125,12 @@ func refreshDevice(ctx context.Context, tx *sql.Tx, id string, now time.Time) er
 	return err
 }
 
+const selectAcceptedDevice = "SELECT device_id FROM auth_sets WHERE id = ? AND status = 'accepted'"
+
 // AcceptedDevice returns the device of an auth set while that set is accepted. Every request of a device asks this, so
 // that a rejection works at once.
 func (s *Store) AcceptedDevice(ctx context.Context, authSet string) (device string, err error) {
-	err = s.read.QueryRowContext(ctx, "SELECT device_id FROM auth_sets WHERE id = ? AND status = 'accepted'", authSet).Scan(&device)
+	err = s.acceptedDevice.QueryRowContext(ctx, authSet).Scan(&device)
 	return device, notFound(err)
 }
 

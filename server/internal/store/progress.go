@@ -86,6 +86,8 @@ const selectTarget = `SELECT t.deployment, d.id, d.artifact_name, d.force, d.ret
 	t.phase, t.status, t.substate, t.attempt, t.not_before, coalesce(t.artifact_id, ''), t.asked IS NOT NULL, t.offered IS NOT NULL
 	FROM targets t JOIN deployments d ON d.seq = t.deployment`
 
+const selectOpenTargets = selectTarget + " WHERE t.device_id = ? AND t.finished IS NULL ORDER BY t.deployment LIMIT ?"
+
 func scanTarget(rows *sql.Rows) (t target, err error) {
 	var notBefore sql.NullInt64
 	err = rows.Scan(&t.seq, &t.deployment, &t.artifact, &t.force, &t.retries, &t.state, &t.released,
@@ -127,7 +129,7 @@ const maxOpen = 100
 // A device that asks again in the middle of a deployment has lost its state and is offered the same artifact again.
 func (s *Store) Next(ctx context.Context, device string, p Provides, now time.Time) (*Offer, error) {
 	open := func(q querier) ([]target, error) {
-		list, err := collect(ctx, q, scanTarget, selectTarget+" WHERE t.device_id = ? AND t.finished IS NULL ORDER BY t.deployment LIMIT ?", device, maxOpen)
+		list, err := collect(ctx, q, scanTarget, selectOpenTargets, device, maxOpen)
 		var due []target
 		for _, t := range list {
 			if t.due(now) {
@@ -136,7 +138,7 @@ func (s *Store) Next(ctx context.Context, device string, p Provides, now time.Ti
 		}
 		return due, err
 	}
-	if due, err := open(s.read); err != nil || len(due) == 0 {
+	if due, err := open(prepared{s.openTargets}); err != nil || len(due) == 0 {
 		return nil, err // nearly every poll ends here, without a write
 	}
 	var offer *Offer

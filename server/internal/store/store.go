@@ -45,6 +45,9 @@ var migrations embed.FS
 type Store struct {
 	write *sql.DB // one connection: SQLite has one writer, and waiting in Go is fairer than its busy handler
 	read  *sql.DB
+
+	// Prepared, since every poll of a device runs them: parsing the SQL costs several times what running it does.
+	acceptedDevice, openTargets *sql.Stmt
 }
 
 // Open opens the database file at path, creates it when it doesn't exist, and brings its schema up to date.
@@ -70,6 +73,13 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("opening database %s: %w", path, err)
 	}
 	s.read.SetMaxOpenConns(max(2, runtime.NumCPU()))
+	if s.acceptedDevice, err = s.read.PrepareContext(ctx, selectAcceptedDevice); err == nil {
+		s.openTargets, err = s.read.PrepareContext(ctx, selectOpenTargets)
+	}
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("opening database %s: %w", path, err)
+	}
 	return s, nil
 }
 
@@ -152,6 +162,17 @@ func (s *Store) update(ctx context.Context, f func(*sql.Tx) error) error {
 		return err
 	}
 	return tx.Commit()
+}
+
+// prepared is a querier that knows its query.
+type prepared struct{ *sql.Stmt }
+
+func (p prepared) QueryContext(ctx context.Context, _ string, args ...any) (*sql.Rows, error) {
+	return p.Stmt.QueryContext(ctx, args...)
+}
+
+func (p prepared) QueryRowContext(ctx context.Context, _ string, args ...any) *sql.Row {
+	return p.Stmt.QueryRowContext(ctx, args...)
 }
 
 // querier is what both a transaction and the reading pool can do.

@@ -131,10 +131,9 @@ CREATE TABLE targets (
            (status IN ('success', 'failure', 'already-installed', 'noartifact', 'aborted', 'decommissioned')))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX targets_open ON targets (device_id, deployment) WHERE finished IS NULL;
-CREATE INDEX targets_device ON targets (device_id, deployment);
 
--- How many targets of a phase have a status. Triggers keep it, so that no path through the program can forget to, and
--- the sum over a deployment is always the number of its targets.
+-- How many targets of a phase have a status. Made with the targets; from then on a trigger keeps it, so that no path
+-- through the program can forget to, and the sum over a deployment is always the number of its targets.
 CREATE TABLE tallies (
     deployment INTEGER NOT NULL REFERENCES deployments (seq) ON DELETE CASCADE,
     phase      INTEGER NOT NULL,
@@ -142,12 +141,6 @@ CREATE TABLE tallies (
     n          INTEGER NOT NULL CHECK (n >= 0),
     PRIMARY KEY (deployment, phase, status)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER targets_count_new AFTER INSERT ON targets
-BEGIN
-    INSERT INTO tallies VALUES (NEW.deployment, NEW.phase, NEW.status, 1)
-    ON CONFLICT DO UPDATE SET n = n + 1;
-END;
 
 CREATE TRIGGER targets_count_change AFTER UPDATE OF status ON targets WHEN OLD.status <> NEW.status
 BEGIN
