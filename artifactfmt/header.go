@@ -214,15 +214,10 @@ func readHeader(archive io.Reader, member string, limits Limits) (*header, error
 
 func (h *header) warn(where, text string) { h.warnings = append(h.warnings, where+": "+text) }
 
-// decode reads a JSON document into v. Keys that the format doesn't have are passed over, with a warning.
-func (h *header) decode(where string, data []byte, limits Limits, v any) error {
+// decode reads a JSON document into v; keys that the format doesn't have are passed over.
+func decode(where string, data []byte, limits Limits, v any) error {
 	if err := checkJSON(data, limits.Depth, foldCase); err != nil {
 		return &FormatError{Member: where, Reason: err.Error()}
-	}
-	strict := json.NewDecoder(bytes.NewReader(data))
-	strict.DisallowUnknownFields()
-	if strict.Decode(v) == nil {
-		return nil
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		var te *json.UnmarshalTypeError
@@ -231,12 +226,22 @@ func (h *header) decode(where string, data []byte, limits Limits, v any) error {
 		}
 		return malformed(where, "it is not JSON")
 	}
-	h.warn(where, "it has keys that the format does not have (mender-artifact refuses them)")
 	return nil
 }
 
 func (h *header) parseInfo(where string, data []byte, limits Limits) error {
-	if err := h.decode(where, data, limits, &h.info); err != nil {
+	var keys map[string]json.RawMessage
+	if err := decode(where, data, limits, &keys); err != nil {
+		return err
+	}
+	for _, k := range sortedKeys(keys) {
+		switch foldCase(k) {
+		case "payloads", "artifact_provides", "artifact_depends":
+		default: // further down, and in type-info, everyone passes over them
+			h.warn(where, "it has keys that the format does not have (mender-artifact refuses them)")
+		}
+	}
+	if err := decode(where, data, limits, &h.info); err != nil {
 		return err
 	}
 	switch {
@@ -266,7 +271,7 @@ func (h *header) checkTexts(where string, texts []string) error {
 }
 
 func (h *header) parseTypes(where string, data []byte, limits Limits) error {
-	if err := h.decode(where, data, limits, &h.types); err != nil {
+	if err := decode(where, data, limits, &h.types); err != nil {
 		return err
 	}
 	var texts []string

@@ -288,6 +288,8 @@ var hostile = map[string]struct {
 	"info device type text":  {spoil: set(info, `["dt"]`, `"dt"`), want: "JSON string"},
 	"info escape in name":    {spoil: set(info, `"r1"`, `"r\u001b[2J"`), want: "cannot be printed"},
 	"info long name":         {spoil: set(info, `"r1"`, `"`+strings.Repeat("r", 300)+`"`), warning: "longer than 256"},
+	"info inner key":         {spoil: set(info, `"artifact_name":"r1"`, `"artifact_name":"r1","x":1`)},
+	"type unknown key":       {spoil: set(types, `{"type"`, `{"x":[1],"type"`)},
 	"type differs":           {spoil: set(types, `"app"`, `"other"`), want: `names the payload type "other"`},
 	"type empty":             {spoil: set(types, `"app"`, `""`), warning: "does not name the payload type"},
 	"type missing":           {spoil: set(types, `"type":"app",`, ``), warning: "does not name the payload type"},
