@@ -1,7 +1,9 @@
 # Twinkeel. The targets a newcomer needs: make demo, make test.
 
 GO          ?= go
-VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+# A tag is the version; between tags it is the next one's, with the commit.
+VERSION     := $(shell git describe --tags --exact-match 2>/dev/null | sed s/^v// | grep . || \
+	echo 0.1.0-dev$$(git rev-parse --short HEAD 2>/dev/null | sed s/^/+/))
 LDFLAGS     := -s -w -X github.com/twinkeel/twinkeel/internal/version.Version=$(VERSION)
 GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 GOLANGCI    := .tools/golangci-lint-2.15.0

@@ -49,7 +49,7 @@ mkdir -p bin sbin etc/init.d etc/mender usr/bin usr/sbin usr/share/mender/identi
 	var/lib var/log boot boot-part data dev proc sys tmp run root
 cp "$(command -v busybox)" bin/busybox
 for applet in sh ls cat cp mv rm mkdir mount umount ps kill sleep sync reboot poweroff dmesg hostname ip udhcpc \
-	ifconfig wget vi top df free grep sed awk findfs blkid; do ln -s busybox "bin/$applet"; done
+	ifconfig wget vi top df free grep sed awk; do ln -s busybox "bin/$applet"; done
 ln -s ../bin/busybox sbin/init
 [ -z "$broken" ] || ln -sf ../bin/busybox-that-is-not-there sbin/init
 cp "$agent" usr/bin/twinkeel-agent
@@ -68,23 +68,24 @@ VERSION_ID=$version
 PRETTY_NAME="Twinkeel demo $version"
 EOF
 cat >etc/fstab <<EOF
-proc       /proc       proc     defaults       0 0
-sysfs      /sys        sysfs    defaults       0 0
-LABEL=data /data       ext4     defaults       0 2
+proc           /proc   proc     defaults       0 0
+sysfs          /sys    sysfs    defaults       0 0
+/dev/nvme0n1p4 /data   ext4     defaults       0 2
 EOF
 cat >etc/inittab <<EOF
 ::sysinit:/etc/init.d/rcS
 $console::respawn:/bin/sh
-::respawn:/usr/bin/twinkeel-agent daemon
+::respawn:/usr/sbin/agent-loop
 ::ctrlaltdel:/bin/reboot
 EOF
 cat >etc/init.d/rcS <<'EOF'
 #!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev 2>/dev/null
+[ -e /dev/null ] || mount -t devtmpfs dev /dev
+mount -t tmpfs tmpfs /run
 hostname -F /etc/hostname
-mount "$(findfs LABEL=data)" /data
+mount /dev/nvme0n1p4 /data
 ip link set lo up
 ip link set eth0 up 2>/dev/null && udhcpc -q -n -i eth0
 . /etc/os-release
@@ -100,7 +101,13 @@ cat >usr/share/mender/inventory/mender-inventory-os <<'EOF'
 echo "os=$PRETTY_NAME"
 echo "kernel=$(uname -r)"
 EOF
-chmod 755 etc/init.d/rcS usr/share/mender/identity/* usr/share/mender/inventory/*
+cat >usr/sbin/agent-loop <<'EOF'
+#!/bin/sh
+# init starts this again whenever it ends; the pause keeps a broken configuration from filling the console.
+/usr/bin/twinkeel-agent daemon
+sleep 5
+EOF
+chmod 755 usr/sbin/agent-loop etc/init.d/rcS usr/share/mender/identity/* usr/share/mender/inventory/*
 # What differs from release to release beside the version: an application and its data.
 mkdir -p opt/app
 printf '#!/bin/sh\necho "demo app %s"\n' "$version" >opt/app/run && chmod 755 opt/app/run
