@@ -10,12 +10,16 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -647,6 +651,86 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+type brokenListener struct{ net.Listener }
+
+func (brokenListener) Accept() (net.Conn, error) { return nil, errors.New("broken") }
+func (brokenListener) Close() error              { return nil }
+
+func TestServeTLS(t *testing.T) {
+	srv, err := server.Open(t.Context(), server.Config{DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	borrowed := httptest.NewTLSServer(nil) // for its certificate
+	defer borrowed.Close()
+	l := httptest.NewUnstartedServer(nil).Listener
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, l, &tls.Config{Certificates: borrowed.TLS.Certificates}) }()
+	resp, err := borrowed.Client().Get("https://" + l.Addr().String() + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 204 || resp.Header.Get("Strict-Transport-Security") == "" || resp.TLS.Version < tls.VersionTLS12 {
+		t.Errorf("readyz: %d %v", resp.StatusCode, resp.Header)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
+
+// TestNothingSecretIsLogged: a whole way, logged at every level, shows no token, password, signature or link.
+func TestNothingSecretIsLogged(t *testing.T) {
+	var mu sync.Mutex
+	var log strings.Builder
+	b := newBench(t, func(c *server.Config) {
+		c.Logger = slog.New(slog.NewJSONHandler(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return log.Write(p)
+		}), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	if err := b.srv.AddUser(t.Context(), "ada@example.com", "correct horse"); err != nil {
+		t.Fatal(err)
+	}
+	session, err := b.Login(t.Context(), "ada@example.com", "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Login(t.Context(), "ada@example.com", "wrong horse"); err == nil {
+		t.Fatal("logged in")
+	}
+	d := newDevice(b, "02:00:00:00:00:01").accepted()
+	b.push("r", "board", []byte("x"))
+	id := b.deploy(menderapi.NewDeployment{Name: "d", ArtifactName: "r", AllDevices: true})
+	uri := d.next("board", "old").Artifact.Source.URI
+	b.send("GET", uri, "", nil)
+	b.send("GET", uri+"x", "", nil)
+	d.report(id, "success")
+	b.http.Close()
+	mu.Lock()
+	defer mu.Unlock()
+	if strings.Count(log.String(), "\n") < 10 || !strings.Contains(log.String(), d.id) {
+		t.Fatalf("hardly anything was logged: %s", log.String())
+	}
+	_, signature, _ := strings.Cut(uri, "x-men-signature=")
+	for name, secret := range map[string]string{
+		"access token": b.token, "session": session, "password": "correct horse", "wrong password": "wrong horse", "device token": d.token,
+		"link": signature, "identity": d.mac,
+	} {
+		if strings.Contains(log.String(), secret) {
+			t.Errorf("the log has the %s", name)
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 func TestServe(t *testing.T) {
 	srv, err := server.Open(t.Context(), server.Config{DataDir: t.TempDir()})
 	if err != nil {
@@ -668,6 +752,9 @@ func TestServe(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("serve: %v", err)
+	}
+	if err := srv.Serve(t.Context(), brokenListener{}, nil); err == nil || !strings.Contains(err.Error(), "broken") {
+		t.Errorf("serve on a broken listener: %v", err)
 	}
 	if resp, err := http.Get("http://" + l.Addr().String() + "/healthz"); err == nil {
 		resp.Body.Close()

@@ -100,10 +100,11 @@ type NewDeployment struct {
 type Policy struct {
 	// Groups limits the targets to these static groups; none means every accepted device.
 	Groups []string `json:"groups,omitempty"`
-	// Phases are released one after the other; none means one phase of 100 %.
+	// Phases are released one after the other; none means one phase of 100 %. A device belongs to the first phase that
+	// reaches it; phases that leave devices over, and a phase for groups without devices, are refused.
 	Phases []Phase `json:"phases,omitempty"`
-	// FailureThreshold is the share of finished devices, in percent of the phase's devices, above which OnFailure
-	// happens. Nil means never; 0 means at the first failure.
+	// FailureThreshold is the share of failed devices, in percent of the phase's devices, above which OnFailure
+	// happens. Nil means never; 0 means at the first failure. After a resume it counts from there.
 	FailureThreshold *float64 `json:"failure_threshold,omitempty"`
 	// OnFailure is "pause" (the default) or "abort".
 	OnFailure string `json:"on_failure,omitempty"`

@@ -83,7 +83,7 @@ func (e *APIError) Is(target error) bool {
 func (e *APIError) Hint() string {
 	switch {
 	case e.Status == http.StatusUnauthorized:
-		return "the token is missing, expired or of another server: make one with `twinkeel server token` and set the server's token"
+		return "the token is missing, expired or of another server; set the server's token to one that it issued"
 	case e.Status == http.StatusForbidden:
 		return "this token may not do that; use one with more rights"
 	case e.Status == http.StatusNotFound && e.Message == "":
