@@ -52,7 +52,8 @@ func newFramer(ctx context.Context, out io.Writer, c codec, level int) (*framer,
 	if c.newEncoder != nil {
 		encoders = min(runtime.GOMAXPROCS(0), maxEncoders)
 	}
-	frames := encoders + 2 // one being filled, one being hashed or written
+	// One being filled, one being hashed or written; of small frames more, so that nobody waits for a core that is taken away.
+	frames := encoders + max(2, 12<<20/c.frameSize)
 	f := &framer{
 		free:  make(chan *frame, frames),
 		sums:  make(chan *frame, frames),
