@@ -114,6 +114,8 @@ type rolloutStatus struct {
 	Address    string                       `json:"address"`
 	Deployment *menderapi.Deployment        `json:"deployment"` // null: not started
 	Devices    []menderapi.DeploymentDevice `json:"devices,omitempty"`
+
+	identities map[string]string // of the devices, for people, who know them by those
 }
 
 func (a *app) runRolloutStatus(ctx context.Context, o statusOptions, targets []string) error {
@@ -166,6 +168,11 @@ func (a *app) rolloutStatus(ctx context.Context, c *client.Client, r *pipeline.R
 			if s.Devices, err = c.DeploymentDevices(ctx, d.ID); err != nil {
 				return nil, err
 			}
+			if s.identities == nil {
+				if s.identities, err = identities(ctx, c); err != nil {
+					return nil, err
+				}
+			}
 		}
 		if text := a.statusText(s, r); !a.global.json && text != last {
 			a.printf("%s", text)
@@ -180,6 +187,18 @@ func (a *app) rolloutStatus(ctx context.Context, c *client.Client, r *pipeline.R
 			return nil, ctx.Err()
 		}
 	}
+}
+
+func identities(ctx context.Context, c *client.Client) (map[string]string, error) {
+	devices, err := c.Devices(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	texts := make(map[string]string, len(devices))
+	for _, d := range devices {
+		texts[d.ID] = identityText(d.IdentityData)
+	}
+	return texts, nil
 }
 
 // resting says that nothing more happens by itself.
@@ -245,7 +264,11 @@ func (a *app) statusText(s *rolloutStatus, r *pipeline.Rollout) string {
 		}
 	}
 	for _, dev := range s.Devices {
-		fmt.Fprintf(&b, "    %s %s", printable(dev.ID), a.paintState(string(dev.Status)))
+		name := s.identities[dev.ID]
+		if name == "" {
+			name = dev.ID
+		}
+		fmt.Fprintf(&b, "    %s %s", printable(name), a.paintState(string(dev.Status)))
 		if dev.SubState != "" {
 			fmt.Fprintf(&b, " %s", st.dim(printable(dev.SubState)))
 		}

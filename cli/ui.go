@@ -21,7 +21,7 @@ import (
 type ui struct {
 	out, err    style
 	width       int  // of stderr, in cells
-	errTTY      bool // stderr is a terminal
+	canRedraw   bool // stderr is a terminal on which lines can be drawn over
 	progress    string
 	interactive bool // someone can answer a question
 }
@@ -54,17 +54,18 @@ func (a *app) newUI() ui {
 	u.out.on = a.useColor(a.stdout)
 	u.err.on = a.useColor(a.stderr)
 	if f, ok := a.stderr.target.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		u.errTTY = true
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
+		w, h, err := term.GetSize(int(f.Fd()))
+		if err == nil && w > 20 {
 			u.width = w
 		}
+		u.canRedraw = err == nil && h > 1 && a.getenv("CI") == "" && a.getenv("TERM") != "dumb"
 	}
 	if f, ok := a.stdin.(*os.File); ok {
 		u.interactive = term.IsTerminal(int(f.Fd())) && a.getenv("CI") == ""
 	}
 	if u.progress == "" || u.progress == "auto" {
 		u.progress = "plain"
-		if u.errTTY && a.getenv("CI") == "" && a.getenv("TERM") != "dumb" {
+		if u.canRedraw {
 			u.progress = "tty"
 		}
 	}
