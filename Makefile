@@ -6,6 +6,8 @@ VERSION     := $(shell git describe --tags --exact-match 2>/dev/null | sed s/^v/
 	echo 0.1.0-dev$$(git rev-parse --short HEAD 2>/dev/null | sed s/^/+/))
 LDFLAGS     := -s -w -X github.com/twinkeel/twinkeel/internal/version.Version=$(VERSION)
 GOBUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# The agent speaks HTTP/1.1 only, as Mender's clients do; without HTTP/2 it is 400 KB smaller.
+GOAGENT     := $(GOBUILD) -tags nethttpomithttp2
 GOLANGCI    := .tools/golangci-lint-2.15.0
 FUZZTIME    ?= 10s
 
@@ -13,16 +15,18 @@ export GOFLAGS := -buildvcs=false
 
 .PHONY: build
 build: ## twinkeel and the agent for this machine, in bin/
-	$(GOBUILD) -o bin/ ./cmd/...
+	$(GOBUILD) -o bin/ ./cmd/twinkeel ./cmd/twinkeel-vdevice
+	$(GOAGENT) -o bin/ ./cmd/twinkeel-agent
 
 .PHONY: cross
 cross: ## the released binaries: twinkeel for amd64 and arm64, the agent also for armv7
 	@for arch in amd64 arm64; do \
 		echo "linux/$$arch"; \
-		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/ ./cmd/twinkeel ./cmd/twinkeel-agent || exit 1; \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/ ./cmd/twinkeel || exit 1; \
+		GOOS=linux GOARCH=$$arch $(GOAGENT) -o bin/linux-$$arch/ ./cmd/twinkeel-agent || exit 1; \
 	done
 	@echo "linux/armv7 (agent)"
-	@GOOS=linux GOARCH=arm GOARM=7 $(GOBUILD) -o bin/linux-armv7/ ./cmd/twinkeel-agent
+	@GOOS=linux GOARCH=arm GOARM=7 $(GOAGENT) -o bin/linux-armv7/ ./cmd/twinkeel-agent
 
 .PHONY: demo
 demo: ## build, sign, make images, run a server and three virtual devices, roll out, roll back

@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/twinkeel/twinkeel/internal/menderapi"
-	"github.com/twinkeel/twinkeel/server/internal/rollout" //nolint:depguard // the rule means the internal folder at the top, not the server's
+	"github.com/twinkeel/twinkeel/server/internal/rollout"
 )
 
 // NewDeployment is what CreateDeployment needs. Policy must have been completed. Without Devices and without groups in the
