@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
 	"path"
 	"path/filepath"
@@ -575,12 +576,27 @@ func (e *evaluator) computeRollout(inst *instance) {
 			e.report(fault("Two releases in one rollout", fmt.Sprintf("A rollout brings one release, whose artifacts have one name, but %s is named %s and %s is named %s.",
 				r.Artifacts[0].Address, r.Artifacts[0].Name, a.Address, a.Name), at.Ptr()))
 		}
+		for _, other := range r.Artifacts {
+			if name := commonDeviceType(a, other); name != "" && maps.Equal(a.Depends, other.Depends) {
+				e.report(fault("Two artifacts for one device type", fmt.Sprintf("%s and %s are both for %s, so a device could not choose. Give one of them other device_types or depends.",
+					other.Address, a.Address, name), at.Ptr()))
+			}
+		}
 		r.Artifacts = append(r.Artifacts, a)
 	}
 	for _, n := range b.all("target") {
 		r.Groups = n.body.texts("groups")
 	}
 	e.computePhases(inst, r)
+}
+
+func commonDeviceType(a, b *Artifact) string {
+	for _, name := range a.DeviceTypes {
+		if contains(b.DeviceTypes, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 func (e *evaluator) computePhases(inst *instance, r *Rollout) {

@@ -29,18 +29,15 @@ func writeFile(name, text string) error {
 func diagnose(t testing.TB, dir string, o LoadOptions) (*Pipeline, *Plan, hcl.Diagnostics) {
 	t.Helper()
 	o.Dir = dir
-	p, diags := Load(o)
+	p, loadDiags := Load(o)
 	p.at("/p")
-	diags = append(slices.Clone(diags), p.Validate()...)
+	diags := slices.Concat(loadDiags, p.Validate())
 	if diags.HasErrors() {
 		diag.Sort(diags)
 		return p, nil, diags
 	}
 	plan, planDiags := p.Plan(t.Context(), PlanOptions{FS: world()})
-	if planDiags.HasErrors() || len(diags) == 0 {
-		diags = planDiags
-	}
-	return p, plan, diags
+	return p, plan, slices.Concat(loadDiags, planDiags)
 }
 
 // TestErrors loads each file of testdata/errors and expects the messages that its comments announce, on their lines and no

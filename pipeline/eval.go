@@ -329,9 +329,7 @@ func (e *evaluator) find(s symbol) cty.Value {
 		return e.variable(p.variables[s.name])
 	case "local":
 		v, _ := e.value(p.locals[s.name].Expr, e.globalScope())
-		if v.ContainsMarked() {
-			p.keepSecret(onlyMarked(v))
-		}
+		p.keepDerived(v)
 		return v
 	case "path":
 		if s.name == "root" {
@@ -617,7 +615,7 @@ func (e *evaluator) argument(s *attrSchema, a *hcl.Attribute, sc *scope) (_ cty.
 		return unknown, false
 	}
 	if v.ContainsMarked() && len(s.Type.refs()) == 0 {
-		e.pipeline.keepSecret(onlyMarked(v))
+		e.pipeline.keepDerived(v)
 		if !s.Secret {
 			p := refuseSecret(s.Name, v)
 			e.reportAt(p.summary, p.detail, a.Expr, ctx)

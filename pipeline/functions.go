@@ -22,6 +22,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/google/uuid"
+	goversion "github.com/hashicorp/go-version"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/ext/tryfunc"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -604,11 +605,19 @@ var semverSatisfies = function.New(&function.Spec{
 		if err != nil {
 			return cty.NilVal, err
 		}
-		c, err := semver.NewConstraint(args[1].AsString())
-		if err != nil || len(args[1].AsString()) > 256 {
-			return cty.NilVal, function.NewArgErrorf(1, "%q is not a constraint such as \"~> 1.2\"", shorten(args[1].AsString()))
+		// The constraints are those of required_version: "~> 1.2" is 1.2 up to but not including 2.
+		if len(args[1].AsString()) > 256 {
+			return cty.NilVal, function.NewArgErrorf(1, "it is longer than a constraint can be")
 		}
-		return cty.BoolVal(c.Check(v)), nil
+		c, err := goversion.NewConstraint(args[1].AsString())
+		if err != nil {
+			return cty.NilVal, function.NewArgErrorf(1, "%q is not a constraint such as \"~> 1.2\" or \">= 1.2, < 1.5\"", shorten(args[1].AsString()))
+		}
+		parsed, err := goversion.NewSemver(v.String())
+		if err != nil {
+			return cty.NilVal, function.NewArgError(0, err)
+		}
+		return cty.BoolVal(c.Check(parsed)), nil
 	},
 })
 

@@ -96,6 +96,9 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 		}
 	}
 	p.loadDiags = p.load(dir, o)
+	if len(p.variables)+len(p.blocks) > 0 {
+		p.Validate() // for Secrets; its diagnostics wait for who asks
+	}
 	diag.Sort(p.loadDiags)
 	if more := len(p.loadDiags) - maxProblems; more > 0 {
 		p.loadDiags = append(p.loadDiags[:maxProblems:maxProblems], fault("Too many problems", fmt.Sprintf("%d more are not shown.", more), nil))

@@ -75,15 +75,12 @@ func (e *evaluator) output(b *block) (cty.Value, Output) {
 		return cty.NilVal, out
 	}
 	if v.ContainsMarked() {
-		e.pipeline.keepSecret(onlyMarked(v))
+		e.pipeline.keepDerived(v)
 		if !out.Sensitive {
 			e.reportAt("Secret in plain sight", fmt.Sprintf("The output shows a value from %s, which is sensitive. Add sensitive = true, or leave the value out.", origins(v)), expr, ctx)
 			return cty.NilVal, out
 		}
 		v, _ = v.UnmarkDeep()
-	}
-	if out.Sensitive {
-		e.pipeline.keepSecret(v)
 	}
 	return v, out
 }

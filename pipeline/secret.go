@@ -26,7 +26,17 @@ func origins(v cty.Value) string {
 
 // keepSecret remembers every text and number in a sensitive value, so that output can be searched for them. Marks do most
 // of the work, but a text that a library puts into an error message carries none.
-func (p *Pipeline) keepSecret(v cty.Value) {
+func (p *Pipeline) keepSecret(v cty.Value) { p.keepSecrets(v, 1) }
+
+// keepDerived does so for the sensitive parts of what an expression made. Short texts are left out: "prod", chosen by a
+// condition on a secret, would be hidden wherever it stands.
+func (p *Pipeline) keepDerived(v cty.Value) {
+	if v.ContainsMarked() {
+		p.keepSecrets(onlyMarked(v), 8)
+	}
+}
+
+func (p *Pipeline) keepSecrets(v cty.Value, shortest int) {
 	if p.secrets == nil {
 		p.secrets = make(map[string]bool)
 	}
@@ -38,18 +48,22 @@ func (p *Pipeline) keepSecret(v cty.Value) {
 		if !leaf.IsKnown() || leaf.IsNull() {
 			return false, nil
 		}
+		text := ""
 		switch leaf.Type() {
 		case cty.String:
-			p.secrets[leaf.AsString()] = true
+			text = leaf.AsString()
 		case cty.Number:
-			p.secrets[leaf.AsBigFloat().Text('f', -1)] = true
+			text = leaf.AsBigFloat().Text('f', -1)
+		}
+		if len(text) >= shortest {
+			p.secrets[text] = true
 		}
 		return true, nil
 	})
 }
 
-// Secrets are the texts that no output may show, longest first: the sensitive values found so far. Feed them to a
-// redactor after Load, and again after Validate, Plan or Outputs, which find more.
+// Secrets are the texts that no output may show, longest first: the sensitive values found so far. Feed them to a redactor
+// after Load, and again after Plan or Outputs, which find those that come from files.
 func (p *Pipeline) Secrets() []string {
 	out := make([]string, 0, len(p.secrets))
 	for s := range p.secrets {

@@ -28,6 +28,7 @@ artifact "os" {
 }
 artifact "app" {
   name         = "app-1"
+  depends      = { a = "b" }
   device_types = [device_type.d]
   payload "app" { file = "good.ext4" }
 }
