@@ -6,7 +6,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -14,6 +13,9 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
+
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
@@ -139,43 +141,36 @@ func parsePrivate(data []byte, passphrase func() ([]byte, error)) (crypto.Signer
 
 var errNotPrivate = errors.New("not a private key")
 
+// privateTypes are the PEM blocks that hold private keys, of openssl, sigstore and cosign.
+var privateTypes = []string{
+	"PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY",
+	"ENCRYPTED SIGSTORE PRIVATE KEY", "ENCRYPTED COSIGN PRIVATE KEY",
+}
+
 func parsePrivateBlock(block *pem.Block, passphrase func() ([]byte, error)) (crypto.Signer, error) {
-	der := block.Bytes
-	kind := block.Type
-	var err error
-	switch {
-	case kind == "ENCRYPTED PRIVATE KEY":
-		if der, err = withPassphrase(passphrase, func(p []byte) ([]byte, error) { return decryptPKCS8(block.Bytes, p) }); err != nil {
-			return nil, err
-		}
-		kind = "PRIVATE KEY"
-	case x509.IsEncryptedPEMBlock(block): //nolint:staticcheck // insecure, but keys made by older versions of openssl have it
-		if der, err = withPassphrase(passphrase, func(p []byte) ([]byte, error) {
-			der, err := x509.DecryptPEMBlock(block, p) //nolint:staticcheck // as above
-			if err != nil {
-				return nil, ErrPassphrase
-			}
-			return der, nil
-		}); err != nil {
-			return nil, err
-		}
-	}
-	var key any
-	switch kind {
-	case "PRIVATE KEY":
-		key, err = x509.ParsePKCS8PrivateKey(der)
-	case "RSA PRIVATE KEY":
-		key, err = x509.ParsePKCS1PrivateKey(der)
-	case "EC PRIVATE KEY":
-		key, err = x509.ParseECPrivateKey(der)
-	default:
+	if !slices.Contains(privateTypes, block.Type) {
 		return nil, errNotPrivate
 	}
-	if err != nil {
-		if block.Type != kind || len(block.Headers) > 0 { // it was encrypted: rubbish means the wrong passphrase
-			return nil, wrongPassphrase()
+	var asked bool
+	var passErr error
+	key, err := cryptoutils.UnmarshalPEMToPrivateKey(pem.EncodeToMemory(block), func(bool) ([]byte, error) {
+		asked = true
+		if passphrase == nil {
+			passErr = &KeyError{Reason: "the key is encrypted and no passphrase is given", Err: ErrPassphrase}
+			return nil, passErr
 		}
-		// The cause stays out: parsers may quote parts of what they read.
+		p, err := passphrase()
+		if err != nil {
+			passErr = &KeyError{Reason: "the key is encrypted and the passphrase could not be read: " + err.Error(), Err: err}
+		}
+		return p, passErr
+	})
+	switch {
+	case passErr != nil:
+		return nil, passErr
+	case err != nil && asked:
+		return nil, &KeyError{Reason: "the passphrase is wrong, or the key is damaged or encrypted in an unusual way", Err: ErrPassphrase}
+	case err != nil: // the cause stays out: parsers may quote parts of what they read
 		return nil, &KeyError{Reason: "the key is damaged, or weaker than is accepted"}
 	}
 	switch k := key.(type) {
@@ -187,24 +182,4 @@ func parsePrivateBlock(block *pem.Block, passphrase func() ([]byte, error)) (cry
 		return k, nil
 	}
 	return nil, &KeyError{Reason: "the key is of a kind that cannot sign: Mender clients verify only RSA and ECDSA P-256"}
-}
-
-func withPassphrase(passphrase func() ([]byte, error), decrypt func([]byte) ([]byte, error)) ([]byte, error) {
-	if passphrase == nil {
-		return nil, &KeyError{Reason: "the key is encrypted and no passphrase is given", Err: ErrPassphrase}
-	}
-	p, err := passphrase()
-	if err != nil {
-		return nil, &KeyError{Reason: "the key is encrypted and the passphrase could not be read: " + err.Error(), Err: err}
-	}
-	defer clear(p)
-	der, err := decrypt(p)
-	if errors.Is(err, ErrPassphrase) {
-		return nil, wrongPassphrase()
-	}
-	return der, err
-}
-
-func wrongPassphrase() error {
-	return &KeyError{Reason: "the passphrase is wrong", Err: ErrPassphrase}
 }

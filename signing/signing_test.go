@@ -208,7 +208,7 @@ func TestLoadFileForms(t *testing.T) {
 	for name, args := range map[string][]string{
 		"aes128": {"-v2", "aes-128-cbc"}, "aes192": {"-v2", "aes-192-cbc"}, "aes256": {"-v2", "aes-256-cbc"},
 		"3des": {"-v2", "des3"}, "sha1": {"-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA1"},
-		"sha512": {"-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512"}, "scrypt": {"-scrypt", "-scrypt_N", "1024"},
+		"scrypt": {"-scrypt", "-scrypt_N", "1024"},
 	} {
 		openssl(t, dir, append([]string{"pkcs8", "-topk8", "-in", "sec1.pem", "-passout", pass, "-out", "encrypted-" + name + ".pem"}, args...)...)
 	}
@@ -329,7 +329,7 @@ func TestLoadFileRefuses(t *testing.T) {
 		"certificate": {write("cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), 0o600), `"CERTIFICATE"`, ""},
 		"encrypted junk": {
 			write("junk.pem", pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("xxx")}), 0o600),
-			"encrypted key is damaged", "",
+			"passphrase is wrong, or the key is damaged", "",
 		},
 	}
 	for name, c := range cases {
@@ -398,28 +398,6 @@ func FuzzPrivate(f *testing.F) {
 		var ke *KeyError
 		if err == nil && key == nil || err != nil && !errors.As(err, &ke) {
 			t.Errorf("%v, %v", key, err)
-		}
-	})
-}
-
-func FuzzDecryptPKCS8(f *testing.F) {
-	f.Add([]byte("\x30\x00"))
-	f.Fuzz(func(t *testing.T, der []byte) {
-		var info encryptedPrivateKeyInfo
-		var params pbes2Params
-		var kdf pbkdf2Params
-		if unmarshal(der, &info) && unmarshal(info.Algorithm.Parameters.FullBytes, &params) &&
-			unmarshal(params.KDF.Parameters.FullBytes, &kdf) && kdf.Iterations > 1000 {
-			return // slow on purpose
-		}
-		if params.KDF.Algorithm.String() == oidScrypt {
-			return
-		}
-		if _, err := decryptPKCS8(der, []byte("x")); err != nil {
-			var ke *KeyError
-			if !errors.As(err, &ke) && !errors.Is(err, ErrPassphrase) {
-				t.Error(err)
-			}
 		}
 	})
 }
