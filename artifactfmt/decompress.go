@@ -22,11 +22,17 @@ var magics = []struct {
 }
 
 // compressionOf returns what the suffix of a member's name says, and whether it is one.
+// It doesn't ask codecs: whoever only reads, such as the agent, shall not have the encoders linked in.
 func compressionOf(suffix string) (Compression, bool) {
-	for c, codec := range codecs {
-		if codec.suffix == suffix {
-			return c, true
-		}
+	switch suffix {
+	case "":
+		return CompressionNone, true
+	case ".gz":
+		return Gzip, true
+	case ".xz":
+		return XZ, true
+	case ".zst":
+		return Zstd, true
 	}
 	return "", false
 }
