@@ -133,6 +133,9 @@ func result[T any](e *evaluator, address string) (out T) {
 	return out
 }
 
+// maxPartitionName is what a GPT entry holds.
+const maxPartitionName = 36
+
 func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 	b := inst.body
 	l := &Layout{Address: inst.address, Table: b.text("table"), Alignment: b.integer("alignment"), DiskSize: b.integer("disk_size")}
@@ -144,6 +147,9 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 			return
 		}
 		names[name] = at
+		if len(name) > maxPartitionName {
+			e.report(fault("Name too long", fmt.Sprintf("A partition table has room for %d characters of a name; %s has %d.", maxPartitionName, name, len(name)), at.Ptr()))
+		}
 	}
 	known := true
 	slotSize := cty.UnknownVal(cty.Number)
@@ -609,7 +615,7 @@ func (e *evaluator) computePhases(inst *instance, r *Rollout) {
 	var count int64
 	complete := false
 	phases := inst.body.all("phase")
-	open := len(phases) == 0 // a dynamic block that is not known yet
+	open := inst.body.open || len(phases) == 0
 	for _, n := range phases {
 		b := n.body
 		if names[n.label] {

@@ -68,6 +68,7 @@ type body struct {
 	values  map[string]cty.Value // converted and unmarked; secrets of Secret arguments included
 	secret  map[string]bool      // arguments whose value is sensitive
 	nested  []*nestedBody
+	open    bool // a dynamic block is not known yet, so there may be more
 }
 
 // nestedBody is an evaluated nested block.
@@ -193,20 +194,8 @@ type tree struct {
 	children map[string]*tree
 }
 
-// spoil makes the value at path unknown, whatever was or will be put there.
-func (t *tree) spoil(path []string) {
-	if len(path) > 0 && t.value == cty.NilVal {
-		if t.children == nil {
-			t.children = make(map[string]*tree)
-		}
-		if t.children[path[0]] == nil {
-			t.children[path[0]] = &tree{}
-		}
-		t.children[path[0]].spoil(path[1:])
-		return
-	}
-	t.value, t.children = cty.DynamicVal, nil
-}
+// spoil makes all of it unknown, whatever was or will be put there.
+func (t *tree) spoil() { t.value, t.children = cty.DynamicVal, nil }
 
 func (t *tree) put(path []string, v cty.Value) {
 	if t.value != cty.NilVal {
@@ -260,17 +249,14 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 			put(cty.DynamicVal, name)
 			continue
 		}
+		if e.pipeline.badRefs[t.SourceRange()] { // reported when the pipeline was loaded
+			root(name).spoil()
+			continue
+		}
 		ref, d := e.pipeline.parseReference(t)
-		if d != nil { // reported when the pipeline was loaded
-			var path []string
-			for _, step := range t[1:] {
-				name, ok := stepName(step)
-				if !ok {
-					break
-				}
-				path = append(path, name)
-			}
-			root(name).spoil(path)
+		if d != nil {
+			e.report(d)
+			root(name).spoil()
 			continue
 		}
 		v := e.symbol(ref.symbol, t.SourceRange())
@@ -283,10 +269,6 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 		}
 		if ref.symbol.name != "" {
 			path = append(path, ref.symbol.name)
-		}
-		if e.pipeline.badRefs[t.SourceRange()] {
-			root(name).spoil(path[1:])
-			continue
 		}
 		put(v.value, path...)
 	}
@@ -545,22 +527,42 @@ func (e *evaluator) evaluateBody(c *content, sc *scope) *body {
 			b.nested = append(b.nested, &nestedBody{schema: n.schema, label: n.label, labelRng: n.labelRng, rng: n.rng, body: e.evaluateBody(n.content, sc)})
 			continue
 		}
-		b.nested = append(b.nested, e.expand(n, sc)...)
+		made, known := e.expand(n, sc)
+		b.nested = append(b.nested, made...)
+		b.open = b.open || !known
+	}
+	if !b.open {
+		e.countBlocks(b)
 	}
 	return b
 }
 
-// expand makes the blocks of a dynamic block.
-func (e *evaluator) expand(n *nestedBlock, sc *scope) []*nestedBody {
+// countBlocks checks how many blocks the dynamic ones have made; plain blocks were counted when the file was read.
+func (e *evaluator) countBlocks(b *body) {
+	for _, n := range b.content.nested {
+		if n.dynamic == nil {
+			continue
+		}
+		switch count := len(b.all(n.schema.Kind)); {
+		case count < n.schema.Min:
+			e.report(fault("Missing block", fmt.Sprintf("The dynamic block makes no block %s, and one is needed: %s", n.schema.Kind, n.schema.Doc), n.rng.Ptr()))
+		case n.schema.Max > 0 && count > n.schema.Max:
+			e.report(fault("Too many blocks", fmt.Sprintf("With the dynamic block there are %d %s, and at most %d may be there.", count, plural(n.schema.Kind, count), n.schema.Max), n.rng.Ptr()))
+		}
+	}
+}
+
+// expand makes the blocks of a dynamic block. They are not known while its for_each or a label is not.
+func (e *evaluator) expand(n *nestedBlock, sc *scope) (out []*nestedBody, known bool) {
 	d := n.dynamic
 	v, ctx, ok := e.valueIn(d.forEach, sc)
 	if !ok {
-		return nil
+		return nil, false
 	}
 	if v.ContainsMarked() {
 		p := refuseSecret(metaForEach, v)
 		e.reportAt(p.summary, p.detail, d.forEach, ctx)
-		return nil
+		return nil, false
 	}
 	if !v.IsKnown() {
 		if e.facts != nil && !e.failed() {
@@ -568,13 +570,13 @@ func (e *evaluator) expand(n *nestedBlock, sc *scope) []*nestedBody {
 		}
 		inner := sc.with(d.iterator, cty.ObjectVal(map[string]cty.Value{"key": cty.DynamicVal, "value": cty.DynamicVal}))
 		e.evaluateBody(n.content, inner)
-		return nil
+		return nil, false
 	}
 	if v.IsNull() || !v.CanIterateElements() {
 		e.reportAt("Wrong for_each", fmt.Sprintf("A list, a set or a map is needed here, not %s.", describe(v)), d.forEach, ctx)
-		return nil
+		return nil, false
 	}
-	var out []*nestedBody
+	known = true
 	for it := v.ElementIterator(); it.Next(); {
 		key, val := it.Element()
 		if v.Type().IsSetType() {
@@ -589,22 +591,26 @@ func (e *evaluator) expand(n *nestedBlock, sc *scope) []*nestedBody {
 			case label.ContainsMarked():
 				p := refuseSecret("A label", label)
 				e.reportAt(p.summary, p.detail, d.label, labelCtx)
+				known = false
 				continue
 			case !label.IsKnown():
+				known = false
 				continue
 			case label.IsNull() || label.Type() != cty.String:
 				e.reportAt("Wrong dynamic block", "A label is a text.", d.label, labelCtx)
+				known = false
 				continue
 			}
 			made.label = label.AsString()
 			if diags := made.checkLabel(); diags.HasErrors() {
 				e.report(diags[0])
+				known = false
 				continue
 			}
 		}
 		out = append(out, &nestedBody{schema: n.schema, label: made.label, labelRng: made.labelRng, rng: n.rng, body: e.evaluateBody(n.content, inner)})
 	}
-	return out
+	return out, known
 }
 
 // argument evaluates an argument and converts it to its type. A value that is no good has been reported and is unknown.
@@ -797,7 +803,7 @@ func (e *evaluator) everything() {
 		e.symbol(symbol{root: "var", name: name}, p.variables[name].rng)
 	}
 	e.validateVariables()
-	for _, name := range p.localSort {
+	for _, name := range p.localNames {
 		e.symbol(symbol{root: "local", name: name}, p.locals[name].NameRange)
 	}
 	e.symbol(symbol{root: "path", name: "out"}, hcl.Range{})

@@ -30,20 +30,21 @@ const (
 	maxProblems    = 500 // that are reported of one step; a file of another language makes one for each line
 )
 
-// Pipeline is a loaded directory: what its files declare, with nothing evaluated.
+// Pipeline is a loaded directory. It is not safe for concurrent use.
 type Pipeline struct {
 	dir     string // absolute
 	environ map[string]string
 	files   map[string]*hcl.File
 
-	variables map[string]*variable
-	locals    map[string]*hcl.Attribute
-	blocks    map[string]*block            // by address
-	byKind    map[string][]*block          // of blocks with an address, in order of declaration
-	others    map[string][]*block          // twinkeel, check, output
-	children  map[string]map[string]*block // of a kind (or KIND.TYPE), by name
-	given     map[string]*givenValue       // of variables
-	localSort []string                     // names of locals in order of declaration
+	variables  map[string]*variable
+	locals     map[string]*hcl.Attribute
+	blocks     map[string]*block            // by address
+	byKind     map[string][]*block          // of blocks with an address, in order of declaration
+	others     map[string][]*block          // twinkeel, check, output
+	children   map[string]map[string]*block // of a kind (or KIND.TYPE), by name
+	given      map[string]*givenValue       // of variables
+	localNames []string                     // in order of declaration
+	weary      bool                         // so many references are wrong that suggestions are no longer looked for
 
 	badRefs   map[hcl.Range]bool // references that checkReferences reported
 	secrets   map[string]bool
@@ -97,7 +98,7 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 	}
 	p.loadDiags = p.load(dir, o)
 	if len(p.variables)+len(p.blocks) > 0 {
-		p.Validate() // for Secrets; its diagnostics wait for who asks
+		_ = p.Validate() // for Secrets; its diagnostics wait for who asks
 	}
 	diag.Sort(p.loadDiags)
 	if more := len(p.loadDiags) - maxProblems; more > 0 {
@@ -294,7 +295,7 @@ func (p *Pipeline) declareLocals(raw *hcl.Block) hcl.Diagnostics {
 			continue
 		}
 		p.locals[a.Name] = a
-		p.localSort = append(p.localSort, a.Name)
+		p.localNames = append(p.localNames, a.Name)
 	}
 	return diags
 }

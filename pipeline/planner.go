@@ -84,11 +84,13 @@ func (e *evaluator) plan(targets []string) *Plan {
 		for _, need := range a.DependsOn {
 			add(e.instances[need])
 		}
-		e.mustBeKnown(inst.body, inst)
 		plan.Actions = append(plan.Actions, a)
 	}
 	for _, inst := range chosen {
 		add(inst)
+	}
+	for _, address := range keys(e.instances) { // also what actions are made from, such as servers and layouts
+		e.mustBeKnown(e.instances[address].body, e.instances[address])
 	}
 	slices.SortStableFunc(plan.Actions, func(a, b *Action) int { return slices.Index(actionKinds, a.Kind) - slices.Index(actionKinds, b.Kind) })
 	plan.Actions = inOrder(plan.Actions)

@@ -73,8 +73,10 @@ func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) 
 	}
 	sym := symbol{root: root}
 	unknown := func(what, name string, rng hcl.Range, candidates []string, prefix string) *hcl.Diagnostic {
-		slices.Sort(candidates)
 		detail := fmt.Sprintf("There is no %s %s.", what, prefix+shorten(name))
+		if p.weary {
+			return fault("Unknown reference", detail, rng.Ptr())
+		}
 		if best := closest(name, candidates); best != "" {
 			detail += fmt.Sprintf(" Did you mean %s%s?", prefix, best)
 		} else if len(candidates) > 0 && len(candidates) <= 8 {
@@ -96,7 +98,7 @@ func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) 
 			}
 		case "local":
 			if p.locals[name] == nil {
-				return reference{}, unknown("local value", name, rng, p.localSort, "local.")
+				return reference{}, unknown("local value", name, rng, p.localNames, "local.")
 			}
 		case "path":
 			if name != "root" && name != "out" {
@@ -155,11 +157,16 @@ func (p *Pipeline) checkReferences() hcl.Diagnostics {
 	c := &referenceChecker{pipeline: p}
 	for _, name := range keys(p.variables) {
 		v := p.variables[name]
+		if v.deflt != nil {
+			for _, t := range v.deflt.Variables() {
+				c.bad(t, v.deflt, fault("Unexpected reference", "A default is a plain value; functions are allowed, references are not. A local value can combine variables.", t.SourceRange().Ptr()))
+			}
+		}
 		for _, val := range v.validations {
 			c.nested(val, nil)
 		}
 	}
-	for _, name := range p.localSort {
+	for _, name := range p.localNames {
 		c.expression(p.locals[name].Expr, nil)
 	}
 	for _, kind := range language.kinds() {
@@ -216,11 +223,16 @@ func (c *referenceChecker) expression(expr hcl.Expression, scope []string) {
 			continue
 		}
 		if d := c.traversal(t, slices.Contains(scope, "each")); d != nil {
-			d.Expression = expr
-			c.pipeline.badRefs[t.SourceRange()] = true
-			c.diags = append(c.diags, d)
+			c.bad(t, expr, d)
 		}
 	}
+}
+
+func (c *referenceChecker) bad(t hcl.Traversal, expr hcl.Expression, d *hcl.Diagnostic) {
+	d.Expression = expr
+	c.pipeline.badRefs[t.SourceRange()] = true
+	c.diags = append(c.diags, d)
+	c.pipeline.weary = len(c.diags) > maxProblems
 }
 
 func (c *referenceChecker) traversal(t hcl.Traversal, each bool) *hcl.Diagnostic {

@@ -1,0 +1,37 @@
+server "s" { url = "https://ota.example.com" }
+layout "ab" {
+  reserve "env" {
+    offset = "1MiB"
+    size   = "128KiB"
+  }
+  partition "boot" {
+    size       = "16MiB"
+    filesystem = "vfat"
+  }
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}
+device_type "d" {
+  architecture = "arm64"
+  layout       = layout.ab
+  bootloader "u-boot" {
+    environment = "env"
+    redundant   = true
+  }
+}
+artifact "os" {
+  name         = "os-1"
+  device_types = [device_type.d]
+  payload "rootfs-image" { file = "good.ext4" }
+}
+rollout "r" {
+  server    = server.s
+  artifacts = [artifact.os]
+  dynamic "phase" { # ERROR: Missing block
+    for_each = []
+    labels   = [phase.value]
+    content { percent = 100 }
+  }
+}
