@@ -186,10 +186,10 @@ const (
 
 var twinkeelSchema = &blockSchema{
 	Kind: "twinkeel", Once: true,
-	Doc: "Settings of the pipeline itself.",
+	Doc: "Settings of the pipeline itself. At most one in all its files.",
 	Attrs: []*attrSchema{
-		{Name: "required_version", Type: tString, Doc: "Versions of twinkeel that can read this pipeline, such as \"~> 0.1\". Checked before anything else."},
-		{Name: "out_dir", Type: tPath, Default: cty.StringVal("out"), Doc: "Directory of the outputs, relative to the pipeline's directory."},
+		{Name: "required_version", Type: tString, Doc: "Versions of twinkeel that can read this pipeline, such as \"~> 0.1\". Checked before anything else; a text without references."},
+		{Name: "out_dir", Type: tPath, Default: cty.StringVal("out"), Doc: "Directory of the outputs."},
 	},
 }
 
@@ -197,10 +197,10 @@ var variableSchema = &blockSchema{
 	Kind: "variable", Label: "name",
 	Doc: "An input of the pipeline: --var, --var-file, TWINKEEL_VAR_name or a *.auto.twinkeelvars.hcl file give its value.",
 	Attrs: []*attrSchema{
-		{Name: "type", Type: tType, Doc: "Type constraint, such as string or list(object({ name = string }))."},
-		{Name: "default", Type: tAny, Doc: "Value when none is given. Without it the variable is required."},
+		{Name: "type", Type: tType, Doc: "Type constraint, such as string or list(object({ name = string, size = optional(number, 1) })); any type without."},
+		{Name: "default", Type: tAny, Doc: "Value when none is given; without it the variable is required. May use functions, env() among them, and no references."},
 		{Name: "description", Type: tString, Doc: "What the variable is for."},
-		{Name: "sensitive", Type: tBool, Default: cty.False, Doc: "Hides the value in all output."},
+		{Name: "sensitive", Type: tBool, Default: cty.False, Doc: "Hides the value in all output. Only arguments marked as taking secrets accept it."},
 		{Name: "nullable", Type: tBool, Default: cty.True, Doc: "Whether null is a value; when false, null means the default."},
 		{Name: "deprecated", Type: tString, Doc: "Warning for whoever still sets the variable: what to use instead."},
 	},
@@ -208,13 +208,13 @@ var variableSchema = &blockSchema{
 		Kind: "validation",
 		Doc:  "A condition that the value must meet.",
 		Attrs: []*attrSchema{
-			{Name: "condition", Type: tBool, Required: true, Doc: "True when the value is good."},
+			{Name: "condition", Type: tBool, Required: true, Doc: "True when the value is good. May refer to other variables, too."},
 			{Name: "error_message", Type: tString, Required: true, Doc: "What to tell when it is not."},
 		},
 	}},
 }
 
-var localsSchema = &blockSchema{Kind: "locals", Doc: "Named values."}
+var localsSchema = &blockSchema{Kind: "locals", Doc: "Named values: any names, any expressions, read as local.NAME. There may be several such blocks."}
 
 var sourceSchema = &blockSchema{
 	Kind: "source", Label: "name", ForEach: true, Refers: true,
@@ -223,19 +223,19 @@ var sourceSchema = &blockSchema{
 		{
 			Name: "yocto", Doc: "An image in a Yocto deploy directory (tmp/deploy/images/MACHINE).",
 			Attrs: []*attrSchema{
-				{Name: "deploy_dir", Type: tPath, Required: true, Doc: "The deploy directory of the machine."},
-				{Name: "machine", Type: tName, Required: true, Doc: "MACHINE of the build."},
-				{Name: "image", Type: tName, Required: true, Doc: "Name of the image recipe."},
+				{Name: "deploy_dir", Type: tPath, Required: true, Doc: "The deploy directory of the machine. Everything that is taken from it must lie inside it."},
+				{Name: "machine", Type: tName, Required: true, Doc: "MACHINE of the build, such as qemux86-64."},
+				{Name: "image", Type: tName, Required: true, Doc: "Name of the image recipe, such as core-image-minimal."},
 				{Name: "rootfs_types", Type: listOf(tName), Default: strings2list("ext4", "squashfs", "erofs"), Check: notEmpty, Doc: "Kinds of root file system, best first; the first one that is there is taken."},
-				{Name: "kernel", Type: tPath, Doc: "Name or glob of the kernel in the deploy directory; by default KERNEL_IMAGETYPE decides."},
-				{Name: "boot_files", Type: mapOf(tPath), Doc: "Files of the boot partition: name there = name or glob in the deploy directory; by default IMAGE_BOOT_FILES."},
+				{Name: "kernel", Type: tPath, Doc: "Name or glob of the kernel in the deploy directory; by default the one that KERNEL_IMAGETYPE names, or null."},
+				{Name: "boot_files", Type: mapOf(tPath), Doc: "Files of the boot partition: name there = name or glob in the deploy directory; by default what IMAGE_BOOT_FILES says."},
 			},
 		},
 		{
-			Name: "file", Doc: "A file.",
+			Name: "file", Doc: "A file, whoever made it.",
 			Attrs: []*attrSchema{
 				{Name: "path", Type: tPath, Required: true, Doc: "The file."},
-				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be, as 64 hexadecimal digits."},
+				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case. Not checked without."},
 			},
 		},
 	},
@@ -253,17 +253,17 @@ var sourceSchema = &blockSchema{
 }
 
 var (
-	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition."}
-	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "none"}, Required: true, Doc: "File system of both slots."}
-	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"."}
+	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition; none is for content that is copied as it is."}
+	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "none"}, Required: true, Doc: "File system of both slots; none for squashfs, erofs and others that are copied as they are."}
+	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"; more than zero."}
 )
 
 var layoutSchema = &blockSchema{
 	Kind: "layout", Label: "name", ForEach: true, Refers: true,
 	Doc: "How a disk is divided. Partitions are numbered in the order in which they stand.",
 	Attrs: []*attrSchema{
-		{Name: "table", Type: tString, Enum: []string{"gpt"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table."},
-		{Name: "alignment", Type: tSize, Default: number(mib), Check: checkAlignment, Doc: "Partitions start at multiples of it; a power of two."},
+		{Name: "table", Type: tString, Enum: []string{"gpt"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table. There is GPT."},
+		{Name: "alignment", Type: tSize, Default: number(mib), Check: checkAlignment, Doc: "Partitions start at multiples of it: a power of two, from 512 bytes to 1GiB."},
 		{Name: "disk_size", Type: tSize, Check: checkPositive, Doc: "Size of the disk image; by default as small as the partitions allow."},
 	},
 	Blocks: []*blockSchema{
@@ -271,7 +271,7 @@ var layoutSchema = &blockSchema{
 			Kind: "reserve", Label: "name",
 			Doc: "An area outside every partition, such as the boot loader's environment.",
 			Attrs: []*attrSchema{
-				{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts."},
+				{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts, from the beginning of the disk."},
 				attrSize,
 			},
 		},
@@ -280,21 +280,21 @@ var layoutSchema = &blockSchema{
 			Doc: "A partition.",
 			Attrs: []*attrSchema{
 				attrSize, attrFilesystem,
-				{Name: "label", Type: tString, Doc: "Label of the file system."},
-				{Name: "type", Type: tString, Doc: "Type of the partition; by default what file system and role call for."},
-				{Name: "mount", Type: tString, Check: checkMount, Doc: "Where the device mounts it."},
-				{Name: "bootable", Type: tBool, Default: cty.False, Doc: "Whether the firmware boots from it."},
-				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it may grow to the end of the disk on the device."},
+				{Name: "label", Type: tString, Doc: "Label of the file system: at most 16 bytes for ext4, 11 characters for vfat."},
+				{Name: "type", Type: tString, Doc: "Type of the partition: a GUID, or one of basic-data, bios-boot, esp, linux, reserved, swap, xbootldr. By default esp for a bootable vfat, basic-data for another vfat, else linux."},
+				{Name: "mount", Type: tString, Check: checkMount, Doc: "Where the device mounts it, an absolute path. What the agent needs goes onto the one with \"/data\"."},
+				{Name: "bootable", Type: tBool, Default: cty.False, Doc: "Whether the firmware boots from it; sets the attribute that U-Boot looks for."},
+				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it takes the rest of disk_size, beyond its size. The last partition alone can."},
 			},
 		},
 		{
 			Kind: "slots", Label: "name", Min: 1, Max: 1,
-			Doc:   "The pair of partitions NAME_a and NAME_b that hold the running and the next system.",
+			Doc:   "The pair of equal partitions NAME_a and NAME_b that hold the running and the next system.",
 			Attrs: []*attrSchema{attrSize, attrSlotsFS},
 		},
 	},
 	Exposes: []exposedSchema{
-		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two."},
+		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two. mount is null where there is none."},
 		{Name: "slot_size", Type: cty.Number, Doc: "Size of one slot in bytes."},
 	},
 }
@@ -305,13 +305,13 @@ var partitionObject = cty.Object(map[string]cty.Type{
 
 var deviceTypeSchema = &blockSchema{
 	Kind: "device_type", Label: "name", ForEach: true, Refers: true,
-	Doc: "A kind of device.",
+	Doc: "A kind of device: what artifacts are for and images are made of.",
 	Attrs: []*attrSchema{
 		{Name: "type", Type: tName, Doc: "What the device calls itself; by default the block's label."},
 		{Name: "compatible", Type: listOf(tName), Doc: "Further device types whose artifacts fit."},
-		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Processor, by Go's name."},
-		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "Layout of its disk."},
-		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "Disk on the device."},
+		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Its processor; arm is 32 bits, arm64 64."},
+		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "The layout of its disk."},
+		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it."},
 	},
 	Blocks: []*blockSchema{{
 		Kind: "bootloader", Min: 1, Max: 1,
@@ -319,7 +319,7 @@ var deviceTypeSchema = &blockSchema{
 		Types: []*typeSchema{{
 			Name: "u-boot", Doc: "U-Boot with its environment in a reserve of the layout.",
 			Attrs: []*attrSchema{
-				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve."},
+				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},
 				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkPositive, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
 				{Name: "redundant", Type: tBool, Default: cty.False, Doc: "Whether there are two copies, so that a power cut cannot lose it."},
 			},
@@ -332,38 +332,38 @@ var signerSchema = &blockSchema{
 	Kind: "signer", Label: "name", Refers: true,
 	Doc: "A key that signs artifacts.",
 	Types: []*typeSchema{{
-		Name: "file", Doc: "A private key in a PEM file.",
+		Name: "file", Doc: "A private key in a PEM file, as \"twinkeel keys generate\" makes it: P-256, or RSA with 3072 or 4096 bits.",
 		Attrs: []*attrSchema{
 			{Name: "private_key", Type: tPath, Required: true, Doc: "The file."},
-			{Name: "passphrase", Type: tString, Secret: true, Doc: "Passphrase of an encrypted key."},
+			{Name: "passphrase", Type: tString, Secret: true, Doc: "Passphrase of an encrypted key; by default that in TWINKEEL_KEY_PASSPHRASE."},
 		},
 	}},
 }
 
-var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout")), Doc: "What must be done first."}
+var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout")), Doc: "What must be done first, beside what the block refers to anyway."}
 
 var artifactSchema = &blockSchema{
 	Kind: "artifact", Label: "name", ForEach: true, Refers: true,
 	Doc: "A Mender artifact: what devices download and install.",
 	Attrs: []*attrSchema{
-		{Name: "name", Type: tName, Required: true, Doc: "Name of the release, as devices report it."},
-		{Name: "device_types", Type: listOf(refTo("device_type")), Required: true, Check: notEmpty, Doc: "Devices that it fits."},
-		{Name: "signer", Type: refTo("signer"), Doc: "Who signs it; unsigned without."},
+		{Name: "name", Type: tName, Required: true, Doc: "Name of the release, as devices report it. It may be the same for several device types, and never names other content again."},
+		{Name: "device_types", Type: listOf(refTo("device_type")), Required: true, Check: notEmpty, Doc: "The device types that it fits; at least one."},
+		{Name: "signer", Type: refTo("signer"), Doc: "Who signs it. Without one it is unsigned, and devices refuse it."},
 		{Name: "provides", Type: mapOf(tString), Doc: "What the device provides once it is installed, beside the defaults of the payload's type."},
-		{Name: "depends", Type: mapOf(tString), Doc: "What the device must provide before."},
-		{Name: "clears_provides", Type: listOf(tString), Doc: "Globs of what it replaces; by default those of the payload's type."},
-		{Name: "group", Type: tName, Doc: "Artifact group."},
-		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts."},
-		{Name: "compress", Type: tString, Enum: []string{"none", "gzip", "xz", "zstd"}, Default: cty.StringVal("gzip"), Doc: "Compression. Every client in the field reads gzip."},
+		{Name: "depends", Type: mapOf(tString), Doc: "What the device must provide before it takes the artifact."},
+		{Name: "clears_provides", Type: listOf(tString), Doc: "Globs of what the device no longer provides once it is installed; by default those of the payload's type."},
+		{Name: "group", Type: tName, Doc: "Artifact group that it provides."},
+		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts, named as in ArtifactInstall_Enter_00_stop."},
+		{Name: "compress", Type: tString, Enum: []string{"none", "gzip", "xz", "zstd"}, Default: cty.StringVal("gzip"), Doc: "Compression of the payload. Every client in the field reads gzip."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{{
 		Kind: "payload", Label: "type", Min: 1, Max: 1,
 		Doc: "What is in it: rootfs-image, or the name of an update module.",
 		Attrs: []*attrSchema{
-			{Name: "file", Type: tPath, Doc: "The file to install."},
+			{Name: "file", Type: tPath, Doc: "The file to install. For rootfs-image it must fit into the slots and hold their file system."},
 			{Name: "files", Type: listOf(tPath), Doc: "The files to install, for update modules that take several."},
-			{Name: "meta_data", Type: tAny, Doc: "What the update module wants to know, an object."},
+			{Name: "meta_data", Type: tAny, Doc: "An object with what the update module wants to know. Not for rootfs-image."},
 		},
 	}},
 	Exposes: []exposedSchema{
@@ -377,19 +377,19 @@ var imageSchema = &blockSchema{
 	Kind: "image", Label: "name", ForEach: true, Refers: true,
 	Doc: "A disk image for flashing.",
 	Attrs: []*attrSchema{
-		{Name: "device_type", Type: refTo("device_type"), Required: true, Doc: "What it is for."},
-		{Name: "artifact", Type: refTo("artifact"), Required: true, Doc: "The release that slot A holds; the device reports its name."},
-		{Name: "server", Type: refTo("server"), Doc: "The server that the device asks for updates."},
+		{Name: "device_type", Type: refTo("device_type"), Required: true, Doc: "The device type that it is for."},
+		{Name: "artifact", Type: refTo("artifact"), Required: true, Doc: "The release that slot A holds, for the same device type; the device reports its name, and trusts the key that signed it."},
+		{Name: "server", Type: refTo("server"), Doc: "The server that the device asks for updates; without one it asks none."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{{
 		Kind: "fill", Label: "partition",
-		Doc: "What goes into a partition. The name of the slots fills slot A.",
+		Doc: "What goes into a partition: one of file, files and dir. The name of the slots fills slot A. A partition that nothing fills gets an empty file system.",
 		Attrs: []*attrSchema{
 			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is."},
-			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system = path here."},
-			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in."},
-			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same."},
+			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system, without a slash in front = path here. They belong to root, with mode 0644."},
+			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with its modes; all of it belongs to root."},
+			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same. For slots only."},
 		},
 	}},
 	Exposes: []exposedSchema{
@@ -403,9 +403,9 @@ var serverSchema = &blockSchema{
 	Kind: "server", Label: "name", Refers: true,
 	Doc: "An update server.",
 	Attrs: []*attrSchema{
-		{Name: "url", Type: tString, Required: true, Check: checkURL, Doc: "Where it is, such as https://ota.example.com."},
+		{Name: "url", Type: tString, Required: true, Check: checkURL, Doc: "Where it is, such as https://ota.example.com: scheme, host and path alone."},
 		{Name: "token", Type: tString, Secret: true, Doc: "Access token for the management API."},
-		{Name: "ca_certificate", Type: tPath, Doc: "PEM file with the certificates to trust, beside the system's."},
+		{Name: "ca_certificate", Type: tPath, Doc: "PEM file with the certificates to trust, beside the system's. Images carry it to the devices."},
 	},
 }
 
@@ -414,27 +414,27 @@ var rolloutSchema = &blockSchema{
 	Doc: "How a release reaches the fleet.",
 	Attrs: []*attrSchema{
 		{Name: "server", Type: refTo("server"), Required: true, Doc: "The server that runs it."},
-		{Name: "artifacts", Type: listOf(refTo("artifact")), Required: true, Check: notEmpty, Doc: "One release: artifacts of one name."},
-		{Name: "failure_threshold", Type: tPercent, Default: number(5), Doc: "Share of devices that may fail before it stops, such as \"5%\"."},
-		{Name: "on_failure", Type: tString, Enum: []string{"pause", "abort"}, Default: cty.StringVal("pause"), Doc: "What happens then."},
-		{Name: "retries", Type: tInt, Default: number(0), Check: checkRetries, Doc: "How often a device may try again."},
+		{Name: "artifacts", Type: listOf(refTo("artifact")), Required: true, Check: notEmpty, Doc: "One release: artifacts of one name, each for other device types; at least one."},
+		{Name: "failure_threshold", Type: tPercent, Default: number(5), Doc: "Share of a phase's devices, from 0 to 100, that may fail before it stops, such as \"5%\"."},
+		{Name: "on_failure", Type: tString, Enum: []string{"pause", "abort"}, Default: cty.StringVal("pause"), Doc: "What happens then: pause lets a person decide, abort ends it."},
+		{Name: "retries", Type: tInt, Default: number(0), Check: checkRetries, Doc: "How often a device may try again, from 0 to 100."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{
 		{
 			Kind: "target", Max: 1,
-			Doc:   "Which devices take part; all of the right type without.",
-			Attrs: []*attrSchema{{Name: "groups", Type: listOf(tName), Required: true, Check: notEmpty, Doc: "Groups of devices."}},
+			Doc:   "Which devices take part; without it all that an artifact fits.",
+			Attrs: []*attrSchema{{Name: "groups", Type: listOf(tName), Required: true, Check: notEmpty, Doc: "Groups of devices; at least one."}},
 		},
 		{
 			Kind: "phase", Label: "name", Min: 1,
-			Doc: "A step of the rollout.",
+			Doc: "A step of the rollout, in this order: it takes one of percent, count and groups. The last one must reach all devices that take part.",
 			Attrs: []*attrSchema{
-				{Name: "percent", Type: tPercent, Doc: "Share of the devices that have the release at its end."},
-				{Name: "count", Type: tInt, Check: checkPositive, Doc: "Number of devices that have the release at its end."},
-				{Name: "groups", Type: listOf(tName), Check: notEmpty, Doc: "Groups that get the release."},
-				{Name: "soak", Type: tDuration, Default: cty.StringVal("0s"), Doc: "How long to wait and watch before the next phase, such as \"2h\" or \"1d\"."},
-				{Name: "failure_threshold", Type: tPercent, Doc: "In place of the rollout's."},
+				{Name: "percent", Type: tPercent, Doc: "Share of all devices that have the release at its end, those of earlier phases counted: more than in the phase before, up to 100."},
+				{Name: "count", Type: tInt, Check: checkPositive, Doc: "Number of devices that have the release at its end, those of earlier phases counted."},
+				{Name: "groups", Type: listOf(tName), Check: notEmpty, Doc: "Groups that get the release; at least one, and of those in target."},
+				{Name: "soak", Type: tDuration, Default: cty.StringVal("0s"), Doc: "How long to wait and watch before the next phase, such as \"2h\" or \"1d\"; at most a year."},
+				{Name: "failure_threshold", Type: tPercent, Doc: "In place of the rollout's, from 0 to 100."},
 			},
 		},
 	},
@@ -442,12 +442,12 @@ var rolloutSchema = &blockSchema{
 
 var checkSchema = &blockSchema{
 	Kind: "check", Label: "name",
-	Doc: "Conditions that must hold before anything is built.",
+	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Not checked when a plan is limited to some addresses.",
 	Blocks: []*blockSchema{{
 		Kind: "assert", Min: 1,
 		Doc: "A condition.",
 		Attrs: []*attrSchema{
-			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well."},
+			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well. What is known only after the build is not checked."},
 			{Name: "error_message", Type: tString, Required: true, Doc: "What to tell when it is not."},
 		},
 	}},
@@ -455,10 +455,10 @@ var checkSchema = &blockSchema{
 
 var outputSchema = &blockSchema{
 	Kind: "output", Label: "name",
-	Doc: "A value to show or to hand to a script.",
+	Doc: "A value for \"twinkeel output\": to show, or to hand to a script.",
 	Attrs: []*attrSchema{
-		{Name: "value", Type: tAny, Required: true, Secret: true, Doc: "The value."},
+		{Name: "value", Type: tAny, Required: true, Secret: true, Doc: "The value: any expression."},
 		{Name: "description", Type: tString, Doc: "What it is."},
-		{Name: "sensitive", Type: tBool, Default: cty.False, Doc: "Hides the value unless it is asked for by name."},
+		{Name: "sensitive", Type: tBool, Default: cty.False, Doc: "Hides the value. Needed when it comes from something sensitive."},
 	},
 }
