@@ -262,7 +262,7 @@ var layoutSchema = &blockSchema{
 	Kind: "layout", Label: "name", ForEach: true, Refers: true,
 	Doc: "How a disk is divided. Partitions are numbered in the order in which they stand.",
 	Attrs: []*attrSchema{
-		{Name: "table", Type: tString, Enum: []string{"gpt"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table. There is GPT."},
+		{Name: "table", Type: tString, Enum: []string{"gpt"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table; so far GPT alone."},
 		{Name: "alignment", Type: tSize, Default: number(mib), Check: checkAlignment, Doc: "Partitions start at multiples of it: a power of two, from 512 bytes to 1GiB."},
 		{Name: "disk_size", Type: tSize, Check: checkPositive, Doc: "Size of the disk image; by default as small as the partitions allow."},
 	},
@@ -353,13 +353,13 @@ var artifactSchema = &blockSchema{
 		{Name: "depends", Type: mapOf(tString), Doc: "What the device must provide before it takes the artifact."},
 		{Name: "clears_provides", Type: listOf(tString), Doc: "Globs of what the device no longer provides once it is installed; by default those of the payload's type."},
 		{Name: "group", Type: tName, Doc: "Artifact group that it provides."},
-		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts, named as in ArtifactInstall_Enter_00_stop."},
+		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts, named as in ArtifactInstall_Enter_00_stop. Mender's clients run them; the bundled agent refuses such artifacts so far."},
 		{Name: "compress", Type: tString, Enum: []string{"none", "gzip", "xz", "zstd"}, Default: cty.StringVal("gzip"), Doc: "Compression of the payload. Every client in the field reads gzip."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{{
 		Kind: "payload", Label: "type", Min: 1, Max: 1,
-		Doc: "What is in it: rootfs-image, or the name of an update module.",
+		Doc: "What is in it: rootfs-image, or the name of an update module, which so far Mender's clients run and the bundled agent refuses.",
 		Attrs: []*attrSchema{
 			{Name: "file", Type: tPath, Doc: "The file to install. For rootfs-image it must fit into the slots and hold their file system."},
 			{Name: "files", Type: listOf(tPath), Doc: "The files to install, for update modules that take several."},
@@ -384,7 +384,7 @@ var imageSchema = &blockSchema{
 	},
 	Blocks: []*blockSchema{{
 		Kind: "fill", Label: "partition",
-		Doc: "What goes into a partition: one of file, files and dir. The name of the slots fills slot A. A partition that nothing fills gets an empty file system.",
+		Doc: "What goes into a partition: one of file, files and dir. The name of the slots fills slot A. An ext4 or vfat that nothing fills is an empty file system.",
 		Attrs: []*attrSchema{
 			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is."},
 			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system, without a slash in front = path here. They belong to root, with mode 0644."},
