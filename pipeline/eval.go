@@ -15,7 +15,7 @@ import (
 )
 
 // maxChain bounds how many values may wait for each other, which bounds the stack.
-const maxChain = 50_000
+const maxChain = 10_000
 
 // evaluator finds values on demand. Every symbol is evaluated once, when the first expression needs it; what it needs in
 // turn is found first, by recursion. A symbol that is met again while it waits is a cycle.
@@ -35,6 +35,7 @@ type evaluator struct {
 	instances map[string]*instance // by address
 	blocks    map[*block][]*instance
 	reported  map[string]bool
+	work      int // size of all values so far, see maxWork
 	diags     hcl.Diagnostics
 }
 
@@ -130,12 +131,15 @@ func (e *evaluator) report(d *hcl.Diagnostic) {
 	if d.Subject != nil {
 		key += "\x00" + d.Subject.String()
 	}
-	if e.reported[key] || len(e.reported) > maxProblems && d.Severity == hcl.DiagWarning || len(e.reported) > 2*maxProblems {
+	if e.reported[key] || e.weary() {
 		return
 	}
 	e.reported[key] = true
 	e.diags = append(e.diags, d)
 }
+
+// weary tells that so much is wrong that more is not worth the time.
+func (e *evaluator) weary() bool { return len(e.reported) > maxProblems }
 
 // reportAt reports a mistake in an argument, with the values that led to it.
 func (e *evaluator) reportAt(summary, detail string, expr hcl.Expression, ctx *hcl.EvalContext) {
@@ -155,6 +159,9 @@ func (e *evaluator) value(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalC
 
 func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalContext, bool) {
 	ctx := sc.functions
+	if e.work > maxWork {
+		return cty.NilVal, ctx, false
+	}
 	traversals := expr.Variables()
 	if len(traversals) > 0 {
 		var tooLarge bool
@@ -171,7 +178,12 @@ func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.Eva
 		}
 		return cty.NilVal, ctx, false
 	}
-	if _, reason := valueSize(v); reason != "" {
+	size, reason := valueSize(v)
+	if e.work += size; e.work > maxWork {
+		e.report(fault("Pipeline too large", fmt.Sprintf("The values up to here have together more than %s.", formatSize(maxWork)), expr.Range().Ptr()))
+		return cty.NilVal, ctx, false
+	}
+	if reason != "" {
 		e.report(fault("Value too large", reason, expr.Range().Ptr()))
 		return cty.NilVal, ctx, false
 	}
@@ -348,6 +360,9 @@ func (e *evaluator) wholeKind(s symbol) cty.Value {
 
 // reportCycle reports a symbol that waits for itself, with every step on the way.
 func (e *evaluator) reportCycle(s symbol, from hcl.Range) {
+	if e.weary() {
+		return
+	}
 	start := slices.IndexFunc(e.stack, func(w waiting) bool { return w.symbol == s })
 	cycle := e.stack[start:]
 	if len(cycle) == 1 {
@@ -850,7 +865,8 @@ const (
 	maxValueSize = 16 << 20 // bytes of texts and 64 for each element
 	maxInputSize = 64 << 20 // of all values that one expression takes in whole
 	maxValueNest = 500
-	maxDigits    = 10_000 // of a number
+	maxWork      = 512 << 20 // of all values of an evaluation
+	maxDigits    = 10_000    // of a number
 )
 
 // valueSize measures a value and tells what is too large about it.

@@ -49,6 +49,9 @@ func FuzzPipeline(f *testing.F) {
 }
 
 func exercise(t testing.TB, name string, src []byte) {
+	if plainlyShallow(src) && checkLexed(src, name).HasErrors() {
+		t.Errorf("the short way accepts what the lexer refuses: %q", src)
+	}
 	dir := write(t, map[string]string{name: string(src)})
 	p, _, diags := diagnose(t, dir, LoadOptions{})
 	if err := diag.WriteText(io.Discard, diags, p.Files(), diag.Options{}); err != nil {
@@ -120,6 +123,22 @@ func TestHostile(t *testing.T) {
 		t.Run("json "+name, func(t *testing.T) {
 			exercise(t, "x"+suffixJSON, []byte(src))
 		})
+	}
+}
+
+// TestPlainlyShallow: the short way knows plain sources, and doubts where it must.
+func TestPlainlyShallow(t *testing.T) {
+	for src, want := range map[string]bool{
+		manyArtifacts(10): true, source(t, fleet): false, // it has a list over several levels in one line
+		"a = \"${var.b}-c\" # (\n": true, "a = \"x\" // {{{\n": true, "a {\n}\r\n": true,
+		"a = \"${b(1)}\"\n": false, "a = \"\\\"{\"\n": false, "a = <<E\nE\n": false, "/* { */": false, "a = (}\n": false,
+		"a = {\n": false, "a = \"$${\"\n": false, "a = 1e9\n": false, "# \r {\n": false, "a = \"x\n": false, "a = \"%{ if b }\"\n": false,
+		"a = " + strings.Repeat("!", 50) + "b\n": false, "# é\n": false,
+		"locals {\n" + strings.Repeat("a {\n", 60) + strings.Repeat("}\n", 61): false,
+	} {
+		if got := plainlyShallow([]byte(src)); got != want {
+			t.Errorf("%.40q: %v", src, got)
+		}
 	}
 }
 

@@ -21,6 +21,13 @@ const (
 
 // checkNesting refuses native syntax that is nested too deep. src may also be an expression.
 func checkNesting(src []byte, filename string) hcl.Diagnostics {
+	if plainlyShallow(src) {
+		return nil
+	}
+	return checkLexed(src, filename)
+}
+
+func checkLexed(src []byte, filename string) hcl.Diagnostics {
 	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.InitialPos) // the parser reports what the lexer finds
 	return checkTokens(tokens)
 }
