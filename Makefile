@@ -70,8 +70,8 @@ fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: golden
-golden: ## rewrite golden files
-	$(GO) test ./cli/... ./pipeline/... ./imaging/... -update
+golden: ## rewrite golden files and generated documentation
+	$(GO) test ./cli ./pipeline ./imaging -update
 
 .PHONY: clean
 clean:
