@@ -23,7 +23,8 @@ import (
 )
 
 const (
-	maxAnswer   = 1 << 20 // of an API call
+	maxAnswer   = 1 << 20  // of an API call
+	maxHeader   = 64 << 10 // of any answer; net/http would take 10 MiB
 	callTimeout = time.Minute
 )
 
@@ -84,15 +85,16 @@ func newHTTPClient(caFile string) (*http.Client, error) {
 	}
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSClientConfig:       config,
-			TLSHandshakeTimeout:   10 * time.Second,
-			ResponseHeaderTimeout: 30 * time.Second,
-			ExpectContinueTimeout: time.Second,
-			MaxIdleConns:          2,
-			IdleConnTimeout:       90 * time.Second,
-			DisableCompression:    true, // an artifact is what the server stores, byte by byte
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			TLSClientConfig:        config,
+			TLSHandshakeTimeout:    10 * time.Second,
+			ResponseHeaderTimeout:  30 * time.Second,
+			ExpectContinueTimeout:  time.Second,
+			MaxIdleConns:           2,
+			IdleConnTimeout:        90 * time.Second,
+			MaxResponseHeaderBytes: maxHeader,
+			DisableCompression:     true, // an artifact is what the server stores, byte by byte
 		},
 		CheckRedirect: func(to *http.Request, via []*http.Request) error {
 			if len(via) > 3 {

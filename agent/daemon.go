@@ -179,7 +179,9 @@ func (l *loop) deploy(ctx context.Context, m *machine, offer *menderapi.Next) er
 	if err := m.run(ctx); err != nil {
 		return err
 	}
-	l.nextPoll, l.nextInventory = time.Time{}, time.Time{}
+	// It ended without a reboot, so nothing was installed. A server that goes on offering it must not keep the device,
+	// and its flash, busy without a pause.
+	l.nextPoll, l.nextInventory = time.Now().Add(min(l.cfg.UpdatePoll, l.cfg.RetryPollInterval)), time.Time{}
 	return nil
 }
 

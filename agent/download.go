@@ -184,7 +184,9 @@ func (d *download) accept(resp *http.Response) error {
 		}
 		return d.same(resp, total)
 	}
+	timer := time.AfterFunc(d.stall, d.cancel)
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	timer.Stop()
 	err := newStatusError("downloading "+withoutQuery(d.url), resp, answer)
 	switch code := resp.StatusCode; {
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code >= 500:
