@@ -106,11 +106,15 @@ func plainString(s []byte) int {
 			i++
 		case c == '}' && inside:
 			inside = false
-		case inside && !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_'):
+		case inside && !isNameByte(c):
 			return 0
 		case c < ' ' || c >= 0x7f || c == '\\' || c == '%' || c == '{' || c == '}' || c == '(' || c == ')' || c == '[' || c == ']':
 			return 0
 		}
 	}
 	return 0
+}
+
+func isNameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_'
 }

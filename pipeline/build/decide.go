@@ -58,11 +58,10 @@ type Step struct {
 // digests that trusts an unchanged inode, size and time), the record of the last build and public keys; it writes
 // nothing but that memo. With force everything is made again.
 func Decide(ctx context.Context, plan *pipeline.Plan, force bool) ([]*Step, error) {
-	record, err := ReadRecord(plan.OutDir)
+	d, err := newDecider(plan, force)
 	if err != nil {
 		return nil, err
 	}
-	d := &decider{plan: plan, record: record, digests: openDigests(plan.Dir), force: force, steps: map[string]*Step{}}
 	defer d.digests.save()
 	steps := make([]*Step, 0, len(plan.Actions))
 	for _, a := range plan.Actions {
@@ -82,6 +81,14 @@ type decider struct {
 	digests *digests
 	force   bool
 	steps   map[string]*Step
+}
+
+func newDecider(plan *pipeline.Plan, force bool) (*decider, error) {
+	record, err := ReadRecord(plan.OutDir)
+	if err != nil {
+		return nil, err
+	}
+	return &decider{plan: plan, record: record, digests: openDigests(plan.Dir), force: force, steps: map[string]*Step{}}, nil
 }
 
 func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error) {
@@ -169,6 +176,11 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		s.attributes["server"] = im.Server.URL
 	}
 	s.inputs = map[string]string{}
+	if im.Server != nil && im.Server.CACertificate != "" {
+		if err := d.input(ctx, s, "the server's CA certificate", im.Server.CACertificate); err != nil {
+			return err
+		}
+	}
 	for _, f := range im.Fills {
 		s.attributes["fill "+f.Partition] = fmt.Sprintf("both=%t", f.Both)
 		if f.File != "" {

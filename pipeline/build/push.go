@@ -26,17 +26,21 @@ type Pushed struct {
 	Already bool   `json:"already_there"`
 }
 
-// Push uploads built artifacts. One that the server has with the same bytes is left alone; one that the server has
-// under the same name for the same device types with other bytes is an error, because a release must not change.
+// Push uploads built artifacts. One that is not what the plan says, and would come to the server under another release's
+// name or with old content, is an error. One that the server has with the same bytes is left alone; one that the server
+// has under the same name for the same device types with other bytes is an error, because a release must not change.
 func Push(ctx context.Context, c *client.Client, plan *pipeline.Plan, artifacts []*pipeline.Artifact, events func(Event)) ([]Pushed, error) {
 	if events == nil {
 		events = func(Event) {}
 	}
-	digests := openDigests(plan.Dir)
-	defer digests.save()
+	d, err := newDecider(plan, false)
+	if err != nil {
+		return nil, err
+	}
+	defer d.digests.save()
 	var pushed []Pushed
 	for _, a := range artifacts {
-		p, err := push(ctx, c, digests, a, events)
+		p, err := push(ctx, c, d, a, events)
 		if err != nil {
 			err = &ActionError{Address: a.Address, Err: err}
 			events(Event{Address: a.Address, State: StateFailed, Err: err})
@@ -47,12 +51,19 @@ func Push(ctx context.Context, c *client.Client, plan *pipeline.Plan, artifacts 
 	return pushed, nil
 }
 
-func push(ctx context.Context, c *client.Client, digests *digests, a *pipeline.Artifact, events func(Event)) (*Pushed, error) {
+func push(ctx context.Context, c *client.Client, d *decider, a *pipeline.Artifact, events func(Event)) (*Pushed, error) {
 	info, err := os.Stat(a.Path)
 	if err != nil {
 		return nil, &missingArtifactError{a, err}
 	}
-	digest, err := digests.file(ctx, a.Path)
+	step, err := d.decide(ctx, &pipeline.Action{Address: a.Address, Kind: pipeline.KindArtifact, Artifact: a})
+	if err != nil {
+		return nil, err
+	}
+	if step.Verb != VerbCached {
+		return nil, &staleArtifactError{a, step.Reasons[0].Detail}
+	}
+	digest, err := d.digests.file(ctx, a.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +157,20 @@ func newDeployment(r *pipeline.Rollout, release string) menderapi.NewDeployment 
 	return menderapi.NewDeployment{
 		Name: r.Name, ArtifactName: release, AllDevices: true, Retries: r.Retries, Policy: policy,
 	}
+}
+
+type staleArtifactError struct {
+	artifact *pipeline.Artifact
+	reason   string
+}
+
+func (e *staleArtifactError) Error() string {
+	return fmt.Sprintf("%s is not what the pipeline describes now: %s", e.artifact.Path, e.reason)
+}
+
+// Hint says how to build it.
+func (e *staleArtifactError) Hint() string {
+	return "twinkeel build '" + e.artifact.Address + "', with the same --var"
 }
 
 type changedReleaseError struct {
