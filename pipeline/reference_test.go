@@ -160,3 +160,32 @@ func TestReferenceTellsWhenValuesAreKnown(t *testing.T) {
 		t.Errorf("only %d values were looked at", seen)
 	}
 }
+
+// TestReadmePipeline checks the pipeline of the README alone, and with the variables that the guide adds.
+func TestReadmePipeline(t *testing.T) {
+	t.Parallel()
+	block := func(name string) string {
+		page, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(page), "```hcl\n")
+		text, _, ok := strings.Cut(rest, "```\n")
+		if !ok {
+			t.Fatalf("%s has no pipeline", name)
+		}
+		return text
+	}
+	readme, guide := block("../README.md"), block("../docs/guide.md")
+	released := strings.NewReplacer(`"os-1.0.0"`, `"os-${var.version}"`, `"http://127.0.0.1:8080"`, "\"https://ota.example.com\"\n  token = var.token\n").Replace(readme)
+	if strings.Count(released, "var.") != 2 {
+		t.Fatal("the README's pipeline has changed; what the guide says about it may have, too")
+	}
+	for name, src := range map[string]string{"readme": readme, "guide": guide + strings.Replace(released, `server "fleet" { `, "server \"fleet\" {\n  ", 1)} {
+		dir := write(t, map[string]string{"fleet.twinkeel.hcl": src})
+		p, diags := Load(LoadOptions{Dir: dir})
+		for _, d := range slices.Concat(diags, p.Validate()) {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+}
