@@ -172,6 +172,23 @@ func TestRecordNamesWhatIsThere(t *testing.T) {
 	}
 }
 
+// TestImageFollowsCACertificate: the certificate is on the data partition, so its content is an input.
+func TestImageFollowsCACertificate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca := filepath.Join(dir, "ca.pem")
+	plan := &pipeline.Plan{Dir: dir, OutDir: filepath.Join(dir, "out"), Actions: []*pipeline.Action{{
+		Address: "image.board", Kind: pipeline.KindImage,
+		Image: &pipeline.Image{Name: "board", Path: filepath.Join(dir, "out/images/board.img"), Server: &pipeline.Server{CACertificate: ca}},
+	}}}
+	write(t, ca, "one")
+	before := decideOne(t, plan).Key
+	write(t, ca, "another")
+	if decideOne(t, plan).Key == before {
+		t.Error("the key is the same with another CA certificate")
+	}
+}
+
 func TestDamagedRecordSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "{", `[]`, `{"format_version":1,"outputs":{"a":null}}`, `{"outputs":3}`} {

@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/twinkeel/twinkeel/internal/menderapi"
@@ -52,10 +51,6 @@ func Push(ctx context.Context, c *client.Client, plan *pipeline.Plan, artifacts 
 }
 
 func push(ctx context.Context, c *client.Client, d *decider, a *pipeline.Artifact, events func(Event)) (*Pushed, error) {
-	info, err := os.Stat(a.Path)
-	if err != nil {
-		return nil, &missingArtifactError{a, err}
-	}
 	step, err := d.decide(ctx, &pipeline.Action{Address: a.Address, Kind: pipeline.KindArtifact, Artifact: a})
 	if err != nil {
 		return nil, err
@@ -63,11 +58,8 @@ func push(ctx context.Context, c *client.Client, d *decider, a *pipeline.Artifac
 	if step.Verb != VerbCached {
 		return nil, &staleArtifactError{a, step.Reasons[0].Detail}
 	}
-	digest, err := d.digests.file(ctx, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	p := &Pushed{Address: a.Address, Name: a.Name, Size: info.Size(), SHA256: digest}
+	built := d.record.Outputs[a.Address]
+	p := &Pushed{Address: a.Address, Name: a.Name, Size: built.Size, SHA256: built.SHA256}
 	there, err := c.ListArtifacts(ctx, a.Name)
 	if err != nil {
 		return nil, err
@@ -75,7 +67,7 @@ func push(ctx context.Context, c *client.Client, d *decider, a *pipeline.Artifac
 	for _, t := range there {
 		switch {
 		case t.Name != a.Name:
-		case t.SHA256 == digest:
+		case t.SHA256 == built.SHA256:
 			p.ID, p.Already = t.ID, true
 			events(Event{Address: a.Address, State: StateCached, Detail: "the server has it"})
 			return p, nil
@@ -83,14 +75,14 @@ func push(ctx context.Context, c *client.Client, d *decider, a *pipeline.Artifac
 			return nil, &changedReleaseError{a, c.URL(), t}
 		}
 	}
-	events(Event{Address: a.Address, State: StateStarted, Doing: "uploading", Total: info.Size()})
+	events(Event{Address: a.Address, State: StateStarted, Doing: "uploading", Total: built.Size})
 	p.ID, err = c.UploadArtifact(ctx, a.Path, "", func(done, total int64) {
 		events(Event{Address: a.Address, State: StateProgress, Doing: "uploading", Done: done, Total: total})
 	})
 	if err != nil {
 		return nil, err
 	}
-	events(Event{Address: a.Address, State: StateDone, Done: info.Size(), Detail: "uploaded to " + c.URL()})
+	events(Event{Address: a.Address, State: StateDone, Done: built.Size, Detail: "uploaded to " + c.URL()})
 	return p, nil
 }
 
@@ -165,7 +157,7 @@ type staleArtifactError struct {
 }
 
 func (e *staleArtifactError) Error() string {
-	return fmt.Sprintf("%s is not what the pipeline describes now: %s", e.artifact.Path, e.reason)
+	return fmt.Sprintf("%s is not up to date: %s", e.artifact.Path, e.reason)
 }
 
 // Hint says how to build it.
