@@ -442,7 +442,7 @@ var rolloutSchema = &blockSchema{
 
 var checkSchema = &blockSchema{
 	Kind: "check", Label: "name",
-	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Not checked when a plan is limited to some addresses.",
+	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Not checked when a plan is limited to some addresses, as image, push and rollout do by themselves.",
 	Blocks: []*blockSchema{{
 		Kind: "assert", Min: 1,
 		Doc: "A condition.",
