@@ -36,13 +36,24 @@ func armed(vars map[string]string, s Slot) bool {
 	return vars[bootenv.VarUpgradeAvailable] == "1" && boots(vars, s)
 }
 
-// boots says that the boot loader starts from this slot.
+// onTrial says that the boot loader counts boots, and returns to the other slot when there are too many. For U-Boot's
+// counter every number but 0 means that.
+func onTrial(vars map[string]string) bool {
+	value := vars[bootenv.VarUpgradeAvailable]
+	return value != "" && value != "0"
+}
+
+// boots says that the boot loader starts from this slot. U-Boot loads the kernel from the partition of the hexadecimal
+// variable and gives it the root file system of the decimal one; GRUB knows only the latter.
 func boots(vars map[string]string, s Slot) bool {
 	part, err := strconv.Atoi(vars[bootenv.VarBootPart])
+	if hex, ok := vars[bootenv.VarBootPartHex]; ok && !strings.EqualFold(hex, strconv.FormatInt(int64(s.BootPart), 16)) {
+		return false
+	}
 	return err == nil && part == s.BootPart
 }
 
-// The three changes the agent ever makes to the environment, with the values both Mender clients write.
+// The two changes the agent ever makes to the environment, with the values both Mender clients write.
 
 func arm(s Slot) map[string]string {
 	changes := settle(s)
@@ -51,7 +62,7 @@ func arm(s Slot) map[string]string {
 	return changes
 }
 
-// settle makes a slot the one that boots, without trial.
+// settle makes a slot the one that boots, without trial: a commit of the new slot, or a return to the old one.
 func settle(s Slot) map[string]string {
 	return map[string]string{
 		bootenv.VarBootPart:         strconv.Itoa(s.BootPart),
@@ -60,9 +71,7 @@ func settle(s Slot) map[string]string {
 	}
 }
 
-func commit() map[string]string {
-	return map[string]string{bootenv.VarUpgradeAvailable: "0"}
-}
+func settled(vars map[string]string, s Slot) bool { return boots(vars, s) && !onTrial(vars) }
 
 // lazyEnv opens the environment for each use: it is used a handful of times in an update, and never between.
 type lazyEnv struct{ cfg *Config }
@@ -106,6 +115,15 @@ func (e *lazyEnv) Update(changes map[string]string) error {
 	return env.Update(changes)
 }
 
+// checkLimit makes sure that U-Boot would give an update up: without a limit it boots a dead system for ever.
+func checkLimit(vars map[string]string) error {
+	if limit, err := strconv.ParseUint(vars[bootenv.VarBootLimit], 10, 31); err != nil || limit == 0 {
+		return withHint(fmt.Errorf("%s is %q: U-Boot would never return from an update that does not come up",
+			bootenv.VarBootLimit, vars[bootenv.VarBootLimit]), "set it to 1, as Mender's integration of U-Boot does")
+	}
+	return nil
+}
+
 // checkEnv finds what would make a switch go wrong, before anything is downloaded for it.
 func checkEnv(vars map[string]string, running Slot, name SlotName) error {
 	// U-Boot writes the canary itself at the first boot: without it the boot loader and this agent look at different
@@ -114,13 +132,13 @@ func checkEnv(vars map[string]string, running Slot, name SlotName) error {
 		return withHint(errors.New("the boot loader has never saved the environment that the agent reads"),
 			"compare fw_env.config with the environment's place in the boot loader's configuration")
 	}
-	if vars[bootenv.VarUpgradeAvailable] == "1" {
+	if onTrial(vars) {
 		return withHint(errors.New("the boot loader is in the middle of an update that this agent has no record of"),
 			"reboot to return to the old system, or clear upgrade_available with fw_setenv")
 	}
 	if !boots(vars, running) {
-		return withHint(fmt.Errorf("the boot loader boots partition %q, but slot %s, which runs, is partition %d",
-			vars[bootenv.VarBootPart], name, running.BootPart),
+		return withHint(fmt.Errorf("the boot loader boots partition %q (hexadecimal %q), but slot %s, which runs, is partition %d",
+			vars[bootenv.VarBootPart], vars[bootenv.VarBootPartHex], name, running.BootPart),
 			"the boot loader's environment and the slots of the configuration do not belong together")
 	}
 	return nil

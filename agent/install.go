@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/twinkeel/twinkeel/artifactfmt"
-	"github.com/twinkeel/twinkeel/internal/bootenv"
 )
 
 // errReadBack: the slot does not give back what was written to it.
@@ -34,6 +33,12 @@ func (a *Agent) installPayload(ctx context.Context, src io.Reader, u Update, ins
 	target, err := a.cfg.slot(running.Other())
 	if err != nil {
 		return u, err
+	}
+	if own, err := a.cfg.slot(running); err == nil && own.BootPart == target.BootPart {
+		return u, &ConfigError{
+			Reason: fmt.Sprintf("both slots are boot partition %d; a switch would change nothing", own.BootPart),
+			Advice: "give the slots in the section \"Twinkeel\" different values of BootPart",
+		}
 	}
 
 	r, err := artifactfmt.NewReader(src, a.readOptions())
@@ -137,7 +142,7 @@ func (a *Agent) checkBoot(running SlotName) error {
 	if err != nil {
 		return fmt.Errorf("reading the boot loader's environment: %w", err)
 	}
-	if vars[bootenv.VarUpgradeAvailable] == "1" && !boots(vars, slot) {
+	if onTrial(vars) && !boots(vars, slot) {
 		// Somebody told the boot loader to try the other slot, and no record says that its content is any good.
 		a.log.Warn("taking back a switch of the boot loader that this agent did not make")
 		if err := a.boot.Update(settle(slot)); err != nil {
@@ -147,5 +152,8 @@ func (a *Agent) checkBoot(running SlotName) error {
 			return fmt.Errorf("reading the boot loader's environment: %w", err)
 		}
 	}
-	return checkEnv(vars, slot, running)
+	if err := checkEnv(vars, slot, running); err != nil || a.cfg.BootEnvironment.Type != "u-boot" {
+		return err
+	}
+	return checkLimit(vars)
 }

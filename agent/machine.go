@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/internal/menderapi"
 )
 
@@ -380,19 +379,19 @@ func (m *machine) verifying(ctx context.Context, u Update) (step, error) {
 // committing makes the new system permanent: first for the boot loader, then, with the record that follows, for the
 // agent. A power cut between the two finds the environment committed and repeats the record.
 func (m *machine) committing(ctx context.Context, u Update) (step, error) {
-	_, running, vars, err := m.look(u)
+	target, running, vars, err := m.look(u)
 	if err != nil {
 		return failed(u, "committing", err), nil
 	}
 	if running != u.Target {
 		return m.cutOff(u), nil
 	}
-	if vars[bootenv.VarUpgradeAvailable] != "0" {
+	if !settled(vars, target) {
 		if u.Standalone() {
-			if err := m.boot.Update(commit()); err != nil {
+			if err := m.boot.Update(settle(target)); err != nil {
 				return step{}, fmt.Errorf("committing: %w", err) // and a person can try again
 			}
-		} else if err := m.commitPatiently(ctx); err != nil {
+		} else if err := m.commitPatiently(ctx, target); err != nil {
 			if ctx.Err() != nil {
 				return step{}, ctx.Err()
 			}
@@ -404,10 +403,10 @@ func (m *machine) committing(ctx context.Context, u Update) (step, error) {
 }
 
 // commitPatiently gives the storage some time before a new system that works is given up.
-func (m *machine) commitPatiently(ctx context.Context) error {
+func (m *machine) commitPatiently(ctx context.Context, target Slot) error {
 	trial, cancel := context.WithTimeout(ctx, m.verifyPeriod)
 	defer cancel()
-	return m.persist(trial, "committing", func() error { return m.boot.Update(commit()) })
+	return m.persist(trial, "committing", func() error { return m.boot.Update(settle(target)) })
 }
 
 // rollingBack makes the old slot the one that boots, and boots it if it does not run. Without power for the second
@@ -423,7 +422,7 @@ func (m *machine) rollingBack(ctx context.Context, u Update) (step, error) {
 		return step{}, err
 	}
 	vars, err := m.boot.Load()
-	if err == nil && (!boots(vars, slot) || vars[bootenv.VarUpgradeAvailable] != "0") {
+	if err == nil && !settled(vars, slot) {
 		err = m.boot.Update(settle(slot))
 	}
 	if err != nil {

@@ -36,7 +36,7 @@ func newBoard(t *testing.T) *board {
 	b.write("var/lib/mender/key.pub", string(public))
 	b.write("var/lib/mender/device_type", "device_type=testdev\n")
 	b.write("etc/fw_env.config", "/env 0 0x1000\n/env 0x1000 0x1000\n")
-	block, err := bootenv.EncodeUBoot(map[string]string{bootenv.VarBootPart: "2", bootenv.VarUpgradeAvailable: "0"}, 4096, true, 1)
+	block, err := bootenv.EncodeUBoot(map[string]string{bootenv.VarBootPart: "2", bootenv.VarUpgradeAvailable: "0", bootenv.VarBootLimit: "1"}, 4096, true, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

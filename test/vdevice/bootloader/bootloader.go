@@ -7,7 +7,6 @@
 package bootloader
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 
@@ -43,15 +42,11 @@ func PowerOn(env Environment, parts [2]int) (Decision, error) {
 	if vars[bootenv.VarCheckCanary] == "1" && vars[bootenv.VarCanary] != "1" {
 		changes[bootenv.VarCanary] = "1"
 	}
-	if vars[bootenv.VarUpgradeAvailable] == "1" {
-		count, err1 := number(vars[bootenv.VarBootCount], 0)
-		limit, err2 := number(vars[bootenv.VarBootLimit], 1)
-		if err := errors.Join(err1, err2); err != nil {
-			return Decision{}, err
-		}
-		d.BootCount = count + 1
+	if number(vars[bootenv.VarUpgradeAvailable]) != 0 {
+		limit := number(vars[bootenv.VarBootLimit])
+		d.BootCount = number(vars[bootenv.VarBootCount]) + 1
 		changes[bootenv.VarBootCount] = strconv.Itoa(d.BootCount)
-		if d.BootCount > limit { // altbootcmd
+		if limit != 0 && d.BootCount > limit { // altbootcmd
 			d.FellBack = true
 			d.Part = parts[0] + parts[1] - part
 			changes[bootenv.VarBootPart] = strconv.Itoa(d.Part)
@@ -65,13 +60,15 @@ func PowerOn(env Environment, parts [2]int) (Decision, error) {
 	return d, env.Update(changes)
 }
 
-func number(text string, preset int) (int, error) {
-	if text == "" {
-		return preset, nil
+// number is U-Boot's env_get_ulong: the digits at the beginning, 0 without any. A limit of 0 means none.
+func number(text string) int {
+	end := 0
+	for end < len(text) && text[end] >= '0' && text[end] <= '9' {
+		end++
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%q is no count", text)
+	n, err := strconv.Atoi(text[:end])
+	if err != nil {
+		return 0
 	}
-	return n, nil
+	return n
 }
