@@ -23,15 +23,12 @@ With --json it prints diagnostics in the form of "terraform validate -json".`,
 }
 
 func (a *app) runValidate() error {
-	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env})
+	p, diags := pipeline.Load(a.loadOptions())
 	var files map[string]*hcl.File
 	if p != nil {
-		a.stdout.hide(p.Secrets())
-		a.stderr.hide(p.Secrets())
+		a.hide(p)
 		files = p.Files()
-		if !diags.HasErrors() {
-			diags = append(diags, p.Validate()...)
-		}
+		diags = append(diags, p.Validate()...)
 	}
 	if a.global.json {
 		_, _ = a.stdout.Write(diag.JSON(diags, files))

@@ -6,18 +6,28 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/twinkeel/twinkeel/internal/version"
 	"github.com/twinkeel/twinkeel/pipeline"
 	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
+func (a *app) loadOptions() pipeline.LoadOptions {
+	return pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env, Version: version.Version}
+}
+
 // load reads the pipeline that the global flags name. Its secrets are hidden from then on.
 func (a *app) load() (*pipeline.Pipeline, error) {
-	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env})
+	p, diags := pipeline.Load(a.loadOptions())
 	if p != nil {
-		a.stdout.hide(p.Secrets())
-		a.stderr.hide(p.Secrets())
+		a.hide(p)
 	}
 	return p, a.check(p, diags)
+}
+
+// hide keeps the pipeline's secrets from every stream.
+func (a *app) hide(p *pipeline.Pipeline) {
+	a.stdout.hide(p.Secrets())
+	a.stderr.hide(p.Secrets())
 }
 
 // plan loads the pipeline and plans the targets, or everything.
@@ -27,6 +37,7 @@ func (a *app) plan(ctx context.Context, targets []string) (*pipeline.Pipeline, *
 		return nil, nil, err
 	}
 	plan, diags := p.Plan(ctx, pipeline.PlanOptions{Targets: targets})
+	a.hide(p) // what came from files while planning
 	if err := a.check(p, diags); err != nil {
 		return nil, nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/twinkeel/twinkeel/internal/diag"
-	"github.com/twinkeel/twinkeel/internal/version"
 )
 
 // maxChain bounds how many values may wait for each other, which bounds the stack.
@@ -331,7 +330,7 @@ func (e *evaluator) find(s symbol) cty.Value {
 		}
 		return cty.StringVal(e.outDir())
 	case "twinkeel":
-		return cty.StringVal(version.Version)
+		return cty.StringVal(p.version)
 	}
 	if s.name == "" {
 		return e.wholeKind(s)

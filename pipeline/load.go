@@ -15,7 +15,6 @@ import (
 	hcljson "github.com/hashicorp/hcl/v2/json"
 
 	"github.com/twinkeel/twinkeel/internal/diag"
-	"github.com/twinkeel/twinkeel/internal/version"
 )
 
 // File names.
@@ -33,6 +32,7 @@ const (
 // Pipeline is a loaded directory. It is not safe for concurrent use.
 type Pipeline struct {
 	dir     string // absolute
+	version string // of the tool
 	environ map[string]string
 	files   map[string]*hcl.File
 
@@ -80,6 +80,7 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 		dir = "."
 	}
 	p := &Pipeline{
+		version:   o.Version,
 		files:     make(map[string]*hcl.File),
 		environ:   make(map[string]string),
 		variables: make(map[string]*variable),
@@ -127,7 +128,7 @@ func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
 		}
 	}
 	// A file that is written for another version is not expected to make sense, so this goes before anything else.
-	if versionDiags := checkRequiredVersion(bodies); versionDiags.HasErrors() {
+	if versionDiags := checkRequiredVersion(bodies, o.Version); versionDiags.HasErrors() {
 		return versionDiags
 	}
 	for _, body := range bodies {
@@ -241,9 +242,9 @@ func parseSource(src []byte, path string) (*hcl.File, hcl.Diagnostics) {
 func isJSON(path string) bool { return strings.HasSuffix(path, ".json") }
 
 // checkRequiredVersion looks for required_version alone, whatever else the files hold.
-func checkRequiredVersion(bodies []hcl.Body) hcl.Diagnostics {
+func checkRequiredVersion(bodies []hcl.Body, tool string) hcl.Diagnostics {
 	var diags hcl.Diagnostics
-	current := goversion.Must(goversion.NewVersion(version.Version)).Core()
+	current, versionErr := goversion.NewVersion(tool)
 	for _, body := range bodies {
 		top, _, _ := body.PartialContent(&hcl.BodySchema{Blocks: []hcl.BlockHeaderSchema{{Type: "twinkeel"}}})
 		for _, b := range top.Blocks {
@@ -262,9 +263,9 @@ func checkRequiredVersion(bodies []hcl.Body) hcl.Diagnostics {
 				diags = append(diags, fault("Wrong required_version", fmt.Sprintf("%q is not a version constraint; write one such as \"~> 0.1\" or \">= 0.1, < 2\".", shorten(v.AsString())), attr.Expr.Range().Ptr()))
 				continue
 			}
-			if !constraint.Check(current) {
+			if versionErr == nil && !constraint.Check(current.Core()) {
 				diags = append(diags, fault("Unsupported version of twinkeel",
-					fmt.Sprintf("This pipeline needs twinkeel %s, and this is version %s. Other problems of the pipeline are not shown.", v.AsString(), version.Version), attr.Expr.Range().Ptr()))
+					fmt.Sprintf("This pipeline needs twinkeel %s, and this is version %s. Other problems of the pipeline are not shown.", v.AsString(), tool), attr.Expr.Range().Ptr()))
 			}
 		}
 	}

@@ -18,6 +18,9 @@ type LoadOptions struct {
 	Args []VarArg
 	// Environ is the environment ("KEY=value"): TWINKEEL_VAR_name gives a variable's value, SOURCE_DATE_EPOCH the epoch.
 	Environ []string
+	// Version is the tool's, for required_version and twinkeel.version. Empty, or none that can be compared, satisfies
+	// every requirement.
+	Version string
 }
 
 // VarArg is one --var or --var-file of a command line. Exactly one field is set.
