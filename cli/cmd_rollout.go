@@ -226,10 +226,7 @@ func (s *rolloutStatus) mustBeDone() error {
 	if done == d.MaxDevices && d.MaxDevices > 0 {
 		return nil
 	}
-	state := d.Status
-	if d.Rollout != nil {
-		state = d.Rollout.State
-	}
+	state := d.State()
 	return &exitError{exitFailed, fmt.Errorf("%s is %s: %d of %s have %s", s.Address, state, done, plural(d.MaxDevices, "device"), d.ArtifactName)}
 }
 
@@ -242,10 +239,7 @@ func (a *app) statusText(s *rolloutStatus, r *pipeline.Rollout) string {
 		fmt.Fprintf(&b, "%s %s %s\n", st.bold(r.Address), r.Artifacts[0].Name, st.dim("not started"))
 		return b.String()
 	}
-	state := d.Status
-	if d.Rollout != nil {
-		state = d.Rollout.State
-	}
+	state := d.State()
 	fmt.Fprintf(&b, "%s %s %s\n", st.bold(r.Address), d.ArtifactName, a.paintState(state))
 	if p := d.Rollout; p != nil {
 		for i, phase := range p.Phases {
@@ -303,17 +297,28 @@ func (a *app) rolloutSetCommand(verb, status, short string) *cobra.Command {
 	}
 }
 
+// runRolloutSet changes the newest deployment of each rollout, whatever its release. It needs neither the files of the
+// build nor its variables: whoever stops a rollout may sit elsewhere, and is in a hurry.
 func (a *app) runRolloutSet(ctx context.Context, targets []string, status string) error {
-	rollouts, err := a.rollouts(ctx, targets)
+	p, err := a.load()
 	if err != nil {
 		return err
 	}
+	all, diags := p.Rollouts()
+	if err := a.check(p, diags); err != nil {
+		return err
+	}
+	rollouts, err := chooseRollouts(all, targets)
+	if err != nil {
+		return err
+	}
+	changed := make([]rolloutChange, 0, len(rollouts))
 	for _, r := range rollouts {
 		c, err := build.Connect(&r.Server)
 		if err != nil {
 			return err
 		}
-		d, err := build.FindDeployment(ctx, c, r)
+		d, err := build.NewestDeployment(ctx, c, r.Name)
 		if err == nil && d == nil {
 			err = &hintedError{"the rollout is not started", "twinkeel rollout start '" + r.Address + "'"}
 		}
@@ -323,7 +328,40 @@ func (a *app) runRolloutSet(ctx context.Context, targets []string, status string
 		if err != nil {
 			return &build.ActionError{Address: r.Address, Err: err}
 		}
-		a.notef("%s is %s\n", r.Address, a.paintState(status))
+		changed = append(changed, rolloutChange{r.Address, d.ArtifactName, d.ID, status})
+		a.notef("%s %s is %s\n", r.Address, printable(d.ArtifactName), a.paintState(status))
+	}
+	if a.global.json {
+		return a.printJSON(changed)
 	}
 	return nil
+}
+
+// rolloutChange is one of the rollouts that `rollout pause --json` and its like print.
+type rolloutChange struct {
+	Address      string `json:"address"`
+	ArtifactName string `json:"artifact_name"`
+	DeploymentID string `json:"deployment_id"`
+	State        string `json:"state"`
+}
+
+// chooseRollouts returns the rollouts that targets name: by address, by block for all its instances, or "rollout.*".
+func chooseRollouts(all []pipeline.RolloutRef, targets []string) ([]pipeline.RolloutRef, error) {
+	addresses := make([]string, len(all))
+	for i, r := range all {
+		addresses[i] = r.Address
+	}
+	var chosen []pipeline.RolloutRef
+	for _, t := range targets {
+		before := len(chosen)
+		for _, r := range all {
+			if block, _, _ := strings.Cut(r.Address, "["); t == r.Address || t == block || t == "rollout.*" {
+				chosen = append(chosen, r)
+			}
+		}
+		if len(chosen) == before {
+			return nil, usagef("there is no rollout %q in the pipeline; it has %v", t, addresses)
+		}
+	}
+	return chosen, nil
 }

@@ -161,6 +161,14 @@ type Deployment struct {
 	Rollout      *RolloutProgress `json:"rollout,omitempty"` // Twinkeel
 }
 
+// State is the deployment's state: the rollout's where there is one, which tells more.
+func (d *Deployment) State() string {
+	if d.Rollout != nil {
+		return d.Rollout.State
+	}
+	return d.Status
+}
+
 // Statistics counts a deployment's devices by status.
 type Statistics struct {
 	Status    map[Status]int `json:"status"`

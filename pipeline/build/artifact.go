@@ -2,10 +2,12 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/twinkeel/twinkeel/artifactfmt"
 	"github.com/twinkeel/twinkeel/internal/durable"
@@ -72,6 +74,9 @@ func (r *runner) writeArtifact(ctx context.Context, path string, spec *artifactf
 	}
 	defer f.Abort()
 	info, err := artifactfmt.Write(ctx, f, spec)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = syscall.ENOSPC // without the name of the temporary file, which is gone
+	}
 	if err != nil {
 		return nil, fmt.Errorf("writing %s: %w", relativeTo(r.plan.Dir, path), err)
 	}

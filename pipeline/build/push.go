@@ -101,7 +101,7 @@ type Started struct {
 }
 
 // StartRollout creates the deployment of a rollout, whose artifacts must be on the server. A rollout of the same name
-// and release is started only once: a second call returns the first one's deployment.
+// and release is started only once: a second call returns the first one's deployment, or an error when that was aborted.
 func StartRollout(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*Started, error) {
 	if len(r.Artifacts) == 0 {
 		return nil, &ActionError{Address: r.Address, Err: fmt.Errorf("the rollout has no artifacts")}
@@ -113,7 +113,10 @@ func StartRollout(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*
 		return nil, &ActionError{Address: r.Address, Err: err}
 	}
 	if existing != nil {
-		s.DeploymentID, s.Status, s.Already = existing.ID, existing.Status, true
+		s.DeploymentID, s.Status, s.Already = existing.ID, existing.State(), true
+		if s.Status == menderapi.RolloutAborted {
+			return nil, &ActionError{Address: r.Address, Err: &abortedError{release}}
+		}
 		return s, nil
 	}
 	s.DeploymentID, err = c.CreateDeployment(ctx, newDeployment(r, release))
@@ -136,6 +139,29 @@ func FindDeployment(ctx context.Context, c *client.Client, r *pipeline.Rollout) 
 	}
 	return nil, nil
 }
+
+// NewestDeployment returns the newest deployment of a rollout, whatever its release, or nil.
+func NewestDeployment(ctx context.Context, c *client.Client, name string) (*menderapi.Deployment, error) {
+	all, err := c.Deployments(ctx, client.DeploymentFilter{Name: name})
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].Name == name {
+			return &all[i], nil
+		}
+	}
+	return nil, nil
+}
+
+type abortedError struct{ release string }
+
+func (e *abortedError) Error() string {
+	return fmt.Sprintf("the rollout of %s was aborted, and is not started again", e.release)
+}
+
+// Hint says how to go on.
+func (e *abortedError) Hint() string { return "release again under a new artifact name" }
 
 func newDeployment(r *pipeline.Rollout, release string) menderapi.NewDeployment {
 	threshold := r.FailureThreshold

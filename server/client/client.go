@@ -61,9 +61,13 @@ func New(rawURL, token string, o Options) (*Client, error) {
 	if u.User != nil {
 		return nil, fmt.Errorf("server URL %q: it must not contain a user or a password; use a token", redactURL(rawURL))
 	}
+	token = strings.TrimSpace(token)
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errors.New("the server's token holds a space, a line break or another character that no token has")
+	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawQuery, u.Fragment = "", ""
-	c := &Client{base: u, token: strings.TrimSpace(token), http: o.HTTPClient, wait: o.RetryWait}
+	c := &Client{base: u, token: token, http: o.HTTPClient, wait: o.RetryWait}
 	if c.wait <= 0 {
 		c.wait = 500 * time.Millisecond
 	}

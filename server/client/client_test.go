@@ -46,7 +46,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		is         error
 		text, hint string
 	}{
-		"no token":   {401, `{"error":"unauthorized","request_id":"r1"}`, ErrUnauthorized, "401 Unauthorized: unauthorized (request r1)", "set the server's token"},
+		"no token":   {401, `{"error":"unauthorized","request_id":"r1"}`, ErrUnauthorized, "401 Unauthorized (request r1)", "set the server's token"},
 		"not found":  {404, `{"error":"not found","request_id":"r1"}`, ErrNotFound, "404 Not Found", ""},
 		"no server":  {404, `<html>`, ErrNotFound, "404 Not Found", "is this the URL of an update server"},
 		"conflict":   {409, `{"error":"An artifact with the same name has conflicting depends"}`, ErrConflict, "conflicting depends", "new name"},
@@ -123,6 +123,14 @@ func TestNew(t *testing.T) {
 		if _, err := New(c.url, "", Options{CACertificate: c.ca}); err == nil || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), secretToken) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	for _, token := range []string{"two words", secretToken + "\nnext", "s3cret\x00", "\u00e9"} {
+		if _, err := New("https://x", token, Options{}); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("token %q: %v", token, err)
+		}
+	}
+	if _, err := New("https://x", secretToken+"\n", Options{}); err != nil {
+		t.Errorf("a token with the line break of its file: %v", err)
 	}
 }
 

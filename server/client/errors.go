@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"syscall"
 
 	"github.com/twinkeel/twinkeel/internal/menderapi"
@@ -55,7 +56,7 @@ func newAPIError(req *http.Request, resp *http.Response) *APIError {
 
 func (e *APIError) Error() string {
 	s := fmt.Sprintf("%s %s: the server answered %d %s", e.Method, e.URL, e.Status, http.StatusText(e.Status))
-	if e.Message != "" {
+	if e.Message != "" && !strings.EqualFold(e.Message, http.StatusText(e.Status)) {
 		s += ": " + e.Message
 	}
 	if e.RequestID != "" {
@@ -83,7 +84,7 @@ func (e *APIError) Is(target error) bool {
 func (e *APIError) Hint() string {
 	switch {
 	case e.Status == http.StatusUnauthorized:
-		return "the token is missing, expired or of another server; set the server's token to one that it issued"
+		return "the token is missing, expired or of another server; set the server's token to one from `twinkeel server token create`"
 	case e.Status == http.StatusForbidden:
 		return "this token may not do that; use one with more rights"
 	case e.Status == http.StatusNotFound && e.Message == "":
