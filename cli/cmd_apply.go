@@ -42,6 +42,11 @@ func (a *app) runApply(ctx context.Context, o applyOptions, targets []string) er
 	}
 	t := count(steps)
 	if t.toMake() == 0 && t.start == 0 {
+		if a.global.json {
+			if err := a.printJSON(applied{map[string]*build.Output{}, []*build.Started{}}); err != nil {
+				return err
+			}
+		}
 		return &exitError{code: exitNothing}
 	}
 	if !o.autoApprove {
@@ -69,15 +74,18 @@ func (a *app) runApply(ctx context.Context, o applyOptions, targets []string) er
 		started = append(started, one)
 	}
 	if a.global.json {
-		return a.printJSON(struct {
-			Outputs  map[string]*build.Output `json:"outputs"`
-			Rollouts []*build.Started         `json:"rollouts"`
-		}{record.Outputs, started})
+		return a.printJSON(applied{record.Outputs, notNil(started)})
 	}
 	if err := a.printOutputs(record, steps); err != nil {
 		return err
 	}
 	return a.printStarted(started)
+}
+
+// applied is what `apply --json` prints.
+type applied struct {
+	Outputs  map[string]*build.Output `json:"outputs"`
+	Rollouts []*build.Started         `json:"rollouts"`
 }
 
 func (a *app) start(ctx context.Context, r *pipeline.Rollout) (*build.Started, error) {

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -122,7 +124,29 @@ func (a *app) open(name string) (io.ReadCloser, error) {
 	if name == "-" {
 		return io.NopCloser(a.stdin), nil
 	}
-	return os.Open(name)
+	return openFile(name)
+}
+
+// openFile opens a file that a person named, and says it if it is a directory: reading one fails in odd ways.
+func openFile(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, withoutOperation(err)
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		f.Close()
+		return nil, fmt.Errorf("%s: it is a directory", name)
+	}
+	return f, nil
+}
+
+// withoutOperation takes the system call's name off an error about a file.
+func withoutOperation(err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", e.Path, e.Err)
+	}
+	return err
 }
 
 func (a *app) printInfo(info *artifactfmt.Info) error {

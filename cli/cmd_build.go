@@ -49,7 +49,11 @@ func (a *app) runBuild(ctx context.Context, o buildOptions, targets []string, ki
 	return a.printOutputs(record, steps)
 }
 
+// make runs the steps that write files.
 func (a *app) make(ctx context.Context, o buildOptions, plan *pipeline.Plan, steps []*build.Step) (*build.Record, error) {
+	if o.parallelism < 0 {
+		return nil, usagef("--parallelism takes a number from 1, or 0 for one per core; not %d", o.parallelism)
+	}
 	show := a.newProgress(ctx)
 	defer show.close()
 	steps = slices.DeleteFunc(slices.Clone(steps), func(s *build.Step) bool { return s.Verb == build.VerbStart })

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"strings"
@@ -57,7 +58,7 @@ func (a *app) runDevicesList(ctx context.Context, o serverOptions, status string
 		return err
 	}
 	if a.global.json {
-		return a.printJSON(devices)
+		return a.printJSON(notNil(devices))
 	}
 	t := table{}
 	t.add("ID", "STATUS", "IDENTITY", "KEY")
@@ -122,6 +123,9 @@ func (a *app) runDevicesSet(ctx context.Context, o serverOptions, ids []string, 
 	}
 	for _, id := range ids {
 		d, err := c.Device(ctx, id)
+		if errors.Is(err, client.ErrNotFound) {
+			return &hintedError{fmt.Sprintf("%s knows no device %s", c.URL(), id), "twinkeel devices list"}
+		}
 		if err != nil {
 			return fmt.Errorf("device %s: %w", id, err)
 		}
@@ -129,23 +133,42 @@ func (a *app) runDevicesSet(ctx context.Context, o serverOptions, ids []string, 
 	}
 	if len(devices) == 0 {
 		a.notef("no device is waiting\n")
-		return &exitError{code: exitNothing}
 	}
+	changed := []changedDevice{}
 	for _, d := range devices {
 		set, err := authSetToChange(d, status)
 		if err != nil {
 			return err
 		}
+		if set == nil {
+			a.notef("%s is %s already\n", d.ID, status)
+			continue
+		}
 		if err := c.SetAuthStatus(ctx, d.ID, set.ID, status); err != nil {
 			return fmt.Errorf("device %s: %w", d.ID, err)
 		}
-		a.notef("%s %s %s\n", status, d.ID, a.ui.err.dim(identityText(d.IdentityData)))
+		changed = append(changed, changedDevice{d.ID, status})
+		a.notef("%s %s %s\n", status, printable(d.ID), a.ui.err.dim(printable(identityText(d.IdentityData))))
+	}
+	if a.global.json {
+		if err := a.printJSON(changed); err != nil {
+			return err
+		}
+	}
+	if len(changed) == 0 {
+		return &exitError{code: exitNothing}
 	}
 	return nil
 }
 
+// changedDevice is one of the devices that `devices accept --json` and `devices reject --json` print.
+type changedDevice struct {
+	ID     string `json:"id"`
+	Status string `json:"status"`
+}
+
 // authSetToChange picks the key that the command is about: the only one, or the only pending one when accepting. With
-// several candidates a person must look, because one of them may be an impostor's.
+// several candidates a person must look, because one of them may be an impostor's. It is nil when there is nothing to do.
 func authSetToChange(d menderapi.AuthDevice, status string) (*menderapi.AuthSet, error) {
 	var candidates []*menderapi.AuthSet
 	for i := range d.AuthSets {
@@ -157,6 +180,9 @@ func authSetToChange(d menderapi.AuthDevice, status string) (*menderapi.AuthSet,
 	case 1:
 		return candidates[0], nil
 	case 0:
+		if d.Status == status {
+			return nil, nil
+		}
 		return nil, fmt.Errorf("device %s has no key to be %s; it is %s", d.ID, status, d.Status)
 	}
 	return nil, &hintedError{

@@ -45,11 +45,11 @@ func (a *app) runFmt(o fmtOptions, args []string) error {
 	if len(args) == 0 {
 		args = []string{a.global.dir}
 	}
-	changed := false
+	changed := []string{}
 	for _, arg := range args {
 		files := []string{arg}
 		if info, err := os.Stat(arg); err != nil {
-			return err
+			return withoutOperation(err)
 		} else if info.IsDir() {
 			if files, err = pipeline.SourceFiles(arg); err != nil {
 				return err
@@ -63,10 +63,17 @@ func (a *app) runFmt(o fmtOptions, args []string) error {
 			if err != nil {
 				return err
 			}
-			changed = changed || c
+			if c {
+				changed = append(changed, relative(file))
+			}
 		}
 	}
-	if o.check && changed {
+	if a.global.json {
+		if err := a.printJSON(map[string][]string{"changed": changed}); err != nil {
+			return err
+		}
+	}
+	if o.check && len(changed) > 0 {
 		return &exitError{code: exitVerify}
 	}
 	return nil
@@ -85,8 +92,10 @@ func (a *app) fmtFile(o fmtOptions, file string) (changed bool, err error) {
 	if err != nil || bytes.Equal(src, out) {
 		return false, err
 	}
-	a.printf("%s\n", relative(file))
-	if o.diff {
+	if !a.global.json {
+		a.printf("%s\n", relative(file))
+	}
+	if o.diff && !a.global.json {
 		a.printf("%s", diff.Diff("old/"+filepath.Base(file), src, "new/"+filepath.Base(file), out))
 	}
 	if o.check {
@@ -123,7 +132,7 @@ func (a *app) formatted(src []byte, name string) ([]byte, error) {
 }
 
 func readSource(file string) ([]byte, error) {
-	f, err := os.Open(file)
+	f, err := openFile(file)
 	if err != nil {
 		return nil, err
 	}

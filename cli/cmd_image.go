@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"os"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +46,7 @@ func (a *app) imageMapCommand() *cobra.Command {
 }
 
 func (a *app) runImageMap(_ context.Context, file string) error {
-	f, err := os.Open(file)
+	f, err := openFile(file)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (a *app) runImageMap(_ context.Context, file string) error {
 	}
 	m, err := imaging.ReadMap(f, end)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	if a.global.json {
 		return a.printJSON(m)

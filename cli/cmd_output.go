@@ -18,7 +18,7 @@ func (a *app) outputCommand() *cobra.Command {
 		Use:     "output [NAME]",
 		Short:   "Print the pipeline's outputs",
 		GroupID: groupMain,
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMostOne("NAME"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runOutput(cmd.Context(), o, args) },
 	}
 	c.Flags().BoolVar(&o.raw, "raw", false, "print a string as it is, for scripts")
@@ -45,7 +45,7 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 			return a.printOneOutput(o, out)
 		}
 	}
-	return fmt.Errorf("the pipeline has no output %q", args[0])
+	return &hintedError{fmt.Sprintf("the pipeline has no output %q", args[0]), "twinkeel output"}
 }
 
 func (a *app) printAllOutputs(outputs []pipeline.Output) error {
@@ -66,6 +66,9 @@ func (a *app) printOneOutput(o outputOptions, out pipeline.Output) error {
 	if !out.Known {
 		return fmt.Errorf("output %q is known only after a build", out.Name)
 	}
+	if out.Sensitive {
+		return fmt.Errorf("output %q is sensitive and is never printed", out.Name)
+	}
 	if o.raw {
 		var text string
 		if json.Unmarshal(out.Value, &text) != nil {
@@ -80,7 +83,7 @@ func (a *app) printOneOutput(o outputOptions, out pipeline.Output) error {
 
 func outputText(out pipeline.Output) string {
 	switch {
-	case out.Sensitive:
+	case out.Sensitive: // in the list of all
 		return "(sensitive value)"
 	case !out.Known:
 		return "(known after build)"

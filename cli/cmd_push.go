@@ -41,7 +41,7 @@ func (a *app) runPush(ctx context.Context, o serverOptions, targets []string) er
 		return err
 	}
 	if a.global.json {
-		return a.printJSON(pushed)
+		return a.printJSON(notNil(pushed))
 	}
 	t := table{}
 	for _, x := range pushed {

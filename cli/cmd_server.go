@@ -9,7 +9,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,7 +86,7 @@ func (a *app) runServer(ctx context.Context, o serverRunOptions) error {
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
 	if err != nil {
-		return fmt.Errorf("listening on %s: %w", o.listen, err)
+		return listenError(o.listen, err)
 	}
 	defer listener.Close()
 	if tlsConfig == nil && !o.insecure && !isLoopback(listener.Addr()) {
@@ -102,11 +105,30 @@ func (a *app) runServer(ctx context.Context, o serverRunOptions) error {
 		scheme = "https"
 	}
 	a.notef("%s on %s://%s, data in %s\n", a.ui.err.bold("twinkeel server"), scheme, listener.Addr(), o.data)
-	if err := s.Serve(ctx, listener, tlsConfig); err != nil && !errors.Is(err, context.Canceled) {
+	err = s.Serve(ctx, listener, tlsConfig)
+	if errors.Is(err, server.ErrInUse) {
+		return &hintedError{fmt.Sprintf("%s: %v", o.data, err), "stop the other one, or choose another directory with --data"}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	a.notef("twinkeel server: stopped\n")
 	return &exitError{code: exitOK}
+}
+
+func listenError(address string, err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	text := fmt.Sprintf("listening on %s: %v", address, err)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &hintedError{"listening on " + address + ": another program listens there", "choose another address with --listen"}
+	case errors.Is(err, syscall.EACCES):
+		return &hintedError{text, "ports below 1024 need the capability CAP_NET_BIND_SERVICE, or a proxy in front"}
+	}
+	return &hintedError{text, "give an address as --listen 127.0.0.1:8080, or :443 for every interface"}
 }
 
 func (o *serverRunOptions) tls() (*tls.Config, error) {
@@ -128,8 +150,12 @@ func isLoopback(addr net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// openServer opens the data directory for a short command beside a running server.
+// openServer opens the data directory for a short command beside a running server. It makes none: a token from a
+// mistyped directory would look right and open nothing.
 func openServer(ctx context.Context, data string) (*server.Server, error) {
+	if _, err := os.Stat(filepath.Join(data, "server.db")); err != nil {
+		return nil, &hintedError{data + " is not the data directory of a server", "name the one of `twinkeel server run --data`, which makes it when it first runs"}
+	}
 	return server.Open(ctx, server.Config{DataDir: data})
 }
 
@@ -150,19 +176,22 @@ func (a *app) serverUserCommand() *cobra.Command {
 }
 
 func (a *app) runUserAdd(ctx context.Context, data, email string) error {
-	password, err := a.readSecret("Password: ")
-	if err != nil {
-		return err
-	}
 	s, err := openServer(ctx, data)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	password, err := a.readSecret(ctx, "Password: ")
+	if err != nil {
+		return err
+	}
 	if err := s.AddUser(ctx, email, password); err != nil {
 		return err
 	}
 	a.notef("added %s\n", email)
+	if a.global.json {
+		return a.printJSON(map[string]string{"email": email})
+	}
 	return nil
 }
 
@@ -185,6 +214,9 @@ func (a *app) serverTokenCommand() *cobra.Command {
 }
 
 func (a *app) runTokenCreate(ctx context.Context, data, name string, expires time.Duration) error {
+	if expires <= 0 {
+		return usagef("--expires takes a duration longer than 0, such as 720h; not %s", expires)
+	}
 	s, err := openServer(ctx, data)
 	if err != nil {
 		return err
@@ -202,11 +234,11 @@ func (a *app) runTokenCreate(ctx context.Context, data, name string, expires tim
 }
 
 // readSecret reads one line from stdin, asking for it where someone sits there.
-func (a *app) readSecret(prompt string) (string, error) {
+func (a *app) readSecret(ctx context.Context, prompt string) (string, error) {
 	if f, ok := a.terminal(); ok {
 		fmt.Fprint(a.stderr, prompt)
 		defer fmt.Fprintln(a.stderr)
-		return readHidden(f)
+		return readHidden(ctx, f)
 	}
 	line, err := bufio.NewReader(io.LimitReader(a.stdin, 4096)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {

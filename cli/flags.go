@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -54,6 +55,25 @@ func flagNames(c *cobra.Command) []string {
 	return names
 }
 
+// plainFlagError leaves out of a flag's error what only a Go programmer understands.
+func plainFlagError(err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	flag := invalid.GetFlag()
+	reason := ""
+	switch flag.Value.Type() {
+	case "int":
+		reason = "it takes a number"
+	case "duration":
+		reason = "it takes a duration, such as 90m or 720h"
+	default:
+		reason = invalid.Unwrap().Error()
+	}
+	return fmt.Errorf("--%s %q: %s", flag.Name, invalid.GetValue(), reason)
+}
+
 func usagef(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
@@ -68,7 +88,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		if len(names) > 0 {
 			want = strings.Join(names, " ")
 		}
-		return usagef("%s takes %s; got %d arguments", cmd.CommandPath(), want, len(args))
+		return usagef("%s takes %s; got %s", cmd.CommandPath(), want, plural(len(args), "argument"))
 	}
 }
 
@@ -101,6 +121,15 @@ func (e *unknownCommandError) Hint() string {
 
 // helpRun prints the help of a command that only holds others.
 func helpRun(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+func atMostOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < 2 {
+			return nil
+		}
+		return usagef("%s takes one %s at most; got %s", cmd.CommandPath(), name, plural(len(args), "argument"))
+	}
+}
 
 func atLeastOne(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -64,6 +65,9 @@ func (p *plainLines) event(e build.Event) {
 	case build.StateCached:
 		p.app.notef("%s %s\n", s.bold(e.Address+":"), s.dim(cachedText(e)))
 	case build.StateFailed:
+		if errors.Is(e.Err, context.Canceled) {
+			return // interrupted, or stopped since another one failed: that one says why
+		}
 		p.app.notef("%s %s\n", s.bold(e.Address+":"), s.red("failed"))
 	}
 }

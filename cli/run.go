@@ -23,8 +23,12 @@ import (
 func Run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := newApp(env, stdin, stdout, stderr)
 	root := app.rootCommand()
-	root.SetArgs(longFlags(root, args))
+	args = longFlags(root, args)
+	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if isUsage(err) && slices.Contains(args, "--json") {
+		app.global.json = true // the flags may not have been read as far as that
+	}
 	app.stdout.flush()
 	if err == nil && app.stdout.err != nil {
 		err = fmt.Errorf("writing the result: %w", app.stdout.err)
@@ -80,7 +84,7 @@ The main job:
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{plainFlagError(err)} })
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.global.dir, "chdir", "C", ".", "the pipeline's `directory`")
 	flags.Var(&varFlag{&a.global.vars, false}, "var", "value of a variable, `name=value` (may be repeated)")

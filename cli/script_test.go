@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 			"flip":      flip,
 			"tmpfs":     tmpfs,
 			"nofile":    noFile,
+			"isjson":    isJSON,
 			"tokenfile": tokenFile,
 		},
 	})
@@ -163,6 +164,13 @@ func noFile(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		return nil
 	})
+}
+
+// isjson stdout|stderr|FILE fails when it is not one JSON value.
+func isJSON(ts *testscript.TestScript, _ bool, args []string) {
+	if text := ts.ReadFile(args[0]); !json.Valid([]byte(text)) {
+		ts.Fatalf("%s is not JSON: %q", args[0], text)
+	}
 }
 
 // tokenfile VAR FILE sets a variable to a file's content without its last newline.

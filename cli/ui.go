@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/hashicorp/hcl/v2"
@@ -116,6 +117,14 @@ func (a *app) warnf(format string, args ...any) {
 	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.yellow("twinkeel: warning:"), fmt.Sprintf(format, args...))
 }
 
+// notNil makes an empty list of none, which JSON would write as null.
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
 func (a *app) printJSON(v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -146,6 +155,10 @@ func (a *app) reportError(ctx context.Context, err error) {
 		err = chosen.err
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		if a.global.json {
+			fmt.Fprintln(a.stderr, `{"error":"interrupted"}`)
+			return
+		}
 		fmt.Fprintf(a.stderr, "%s\n", a.ui.err.yellow("twinkeel: interrupted"))
 		return
 	}
@@ -186,6 +199,9 @@ func hintOf(err error) string {
 	if errors.As(err, &h) {
 		return h.Hint()
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return "free some space; nothing half-written was left"
+	}
 	return ""
 }
 
@@ -219,8 +235,26 @@ func (a *app) terminal() (*os.File, bool) {
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
-// readHidden reads a line without showing it.
-func readHidden(f *os.File) (string, error) {
-	line, err := term.ReadPassword(int(f.Fd()))
-	return string(line), err
+// readHidden reads a line without showing it. When ctx ends first, the terminal shows again what is typed.
+func readHidden(ctx context.Context, f *os.File) (string, error) {
+	fd := int(f.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type result struct {
+		line []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() { // a terminal cannot be interrupted; the process ends soon after ctx does
+		line, err := term.ReadPassword(fd)
+		read <- result{line, err}
+	}()
+	select {
+	case r := <-read:
+		return string(r.line), r.err
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }
