@@ -302,17 +302,17 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 		if d == nil || d.Name == "" {
 			continue
 		}
-		if !seen[d.Name] {
-			seen[d.Name] = true
-			a.DeviceTypes = append(a.DeviceTypes, d.Name)
+		for _, name := range append([]string{d.Name}, d.Compatible...) {
+			if !seen[name] {
+				seen[name] = true
+				a.DeviceTypes = append(a.DeviceTypes, name)
+			}
 		}
 	}
 	for _, n := range b.all("payload") {
 		e.computePayload(inst, a, n)
 	}
-	return map[string]cty.Value{
-		"path": cty.StringVal(rel), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
-	}
+	return e.builtFile(inst.address, rel)
 }
 
 const rootfsImage = "rootfs-image"
@@ -468,9 +468,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 			}
 		}
 	}
-	return map[string]cty.Value{
-		"path": cty.StringVal(rel), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
-	}
+	return e.builtFile(inst.address, rel)
 }
 
 func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
@@ -674,8 +672,19 @@ func (e *evaluator) computePhases(inst *instance, r *Rollout) {
 	}
 	if !complete && !open {
 		last := phases[len(phases)-1]
-		e.report(caution("Rollout stays incomplete", fmt.Sprintf("The last phase, %s, does not reach all devices. Add a phase with percent = 100, or leave it if that is meant.", last.label), last.rng.Ptr()))
+		e.report(fault("Rollout stays incomplete", fmt.Sprintf("The last phase, %s, does not reach all devices. Add a phase with percent = 100; a rollout can be paused before it.", last.label), last.rng.Ptr()))
 	}
+}
+
+// builtFile is what a block exposes of the file that it makes: the path always, the rest when it has been built.
+func (e *evaluator) builtFile(address, path string) map[string]cty.Value {
+	exposed := map[string]cty.Value{
+		"path": cty.StringVal(path), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
+	}
+	if built, ok := e.built[address]; ok {
+		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.StringVal(built.SHA256)
+	}
+	return exposed
 }
 
 func contains(list []string, s string) bool {

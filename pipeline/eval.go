@@ -24,8 +24,9 @@ const maxChain = 10_000
 // too, so one evaluator serves validation and planning.
 type evaluator struct {
 	pipeline      *Pipeline
-	facts         *facts // nil: offline
-	needVariables bool   // a required variable without a value is an error
+	facts         *facts               // nil: offline
+	built         map[string]BuiltFile // by address; what the last build made
+	needVariables bool                 // a required variable without a value is an error
 	functions     *hcl.EvalContext
 	defaults      *hcl.EvalContext // functions of a variable's default
 

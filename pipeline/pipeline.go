@@ -53,6 +53,14 @@ type OutputOptions struct {
 	FS FileSystem
 	// ShowSensitive puts the values of sensitive outputs into Value in clear text.
 	ShowSensitive bool
+	// Built is what the last build made, by address: artifacts and images whose size and digest are known.
+	Built map[string]BuiltFile
+}
+
+// BuiltFile is a file that a build made.
+type BuiltFile struct {
+	Size   int64
+	SHA256 string
 }
 
 // RolloutRef is what a command needs to find a rollout on its server, without reading any source.

@@ -406,3 +406,32 @@ func TestFunctions(t *testing.T) {
 		}
 	}
 }
+
+func TestOutputsKnowWhatWasBuilt(t *testing.T) {
+	t.Parallel()
+	p := mustLoad(t, source(t, fleet)+`
+output "sizes" { value = [for a in values(artifact.os) : "${a.size} ${a.sha256}"] }
+`, LoadOptions{})
+	sizes := func(built map[string]BuiltFile) Output {
+		t.Helper()
+		outputs, diags := p.Outputs(t.Context(), OutputOptions{FS: world(), Built: built})
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		return outputs[len(outputs)-1]
+	}
+	if out := sizes(nil); out.Known {
+		t.Errorf("before a build: %s", out.Value)
+	}
+	plan, diags := p.Plan(t.Context(), PlanOptions{FS: world()})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	built := map[string]BuiltFile{}
+	for _, a := range plan.Actions {
+		built[a.Address] = BuiltFile{Size: 42, SHA256: "abc"}
+	}
+	if out := sizes(built); !out.Known || !strings.Contains(string(out.Value), `"42 abc"`) {
+		t.Errorf("after a build: known %t, %s", out.Known, out.Value)
+	}
+}

@@ -308,7 +308,7 @@ var deviceTypeSchema = &blockSchema{
 	Doc: "A kind of device: what artifacts are for and images are made of.",
 	Attrs: []*attrSchema{
 		{Name: "type", Type: tName, Doc: "What the device calls itself; by default the block's label."},
-		{Name: "compatible", Type: listOf(tName), Doc: "Further device types whose artifacts fit."},
+		{Name: "compatible", Type: listOf(tName), Doc: "Further names under which devices of this type report themselves; artifacts for it name them too."},
 		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Its processor; arm is 32 bits, arm64 64."},
 		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "The layout of its disk."},
 		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it."},

@@ -29,5 +29,5 @@ artifact "os" {
 rollout "r" {
   server    = server.s
   artifacts = [artifact.os]
-  phase "all" { percent = 50 } # WARNING: Rollout stays incomplete
+  phase "all" { percent = 50 } # ERROR: Rollout stays incomplete
 }
