@@ -74,7 +74,7 @@ func (a *Agent) installPayload(ctx context.Context, src io.Reader, u Update, ins
 
 	u.Name, u.Target, u.Size, u.SHA256 = info.Name, running.Other(), file.Size, file.SHA256
 	u.After = installed.after(info)
-	if _, err := encodeRecord(Record{State: Installing, Installed: installed, Update: &u}, 0); err != nil {
+	if err := u.fits(installed); err != nil {
 		return u, err // better now than when it must be written
 	}
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/twinkeel/twinkeel/internal/durable"
 )
@@ -241,10 +242,31 @@ func (r *Record) check() error {
 	return nil
 }
 
+// maxReason bounds a reason in bytes. It may quote what a server or an artifact says.
+const maxReason = 1000
+
+// fits says whether every record of the update that is still to come fits into the journal.
+func (u Update) fits(installed Installed) error {
+	u.Outcome, u.Switches, u.Reboots = OutcomeAlreadyInstalled, maxSwitches, maxReboots
+	u.Reason = strings.Repeat("<", maxReason+len("…")) // which takes the most room in JSON
+	for _, one := range []Installed{installed, u.After} {
+		one.Name += "_INCONSISTENT"
+		if _, err := encodeRecord(Record{Version: recordVersion, State: RollingBack, Installed: one, Update: &u}, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // write makes r the journal's record. After an error the record may be either: every effect checks what was done
 // before it does anything, so both are good.
 func (j *journal) write(r Record) error {
 	r.Version = recordVersion
+	if r.Update != nil {
+		u := *r.Update
+		u.Reason = printable(u.Reason, maxReason)
+		r.Update = &u
+	}
 	data, err := encodeRecord(r, j.seq+1)
 	if err != nil {
 		return err

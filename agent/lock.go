@@ -56,15 +56,9 @@ func lockDaemon(ctx context.Context, path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// For `check-update`, which asks the daemon by signal. Losing it in a power cut loses nothing.
-	pid := strconv.Itoa(os.Getpid()) + "\n"
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(pid), 0)
-	}
-	if err != nil {
-		closeQuietly(f)
-		return nil, fmt.Errorf("writing %s: %s", path, reason(err))
-	}
+	// For `check-update`, which asks the daemon by signal. Losing it in a power cut loses nothing, and a full disk must not
+	// keep the daemon from starting. It has a fixed length, to be written over.
+	_, _ = fmt.Fprintf(f, "%-20d\n", os.Getpid())
 	return f, nil
 }
 

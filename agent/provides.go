@@ -132,7 +132,7 @@ func (a *Agent) adoptBootstrap(ctx context.Context, j *journal) error {
 		}
 		a.log.Info("bootstrap artifact taken over", "artifact_name", installed.Name)
 	}
-	if _, err := os.Lstat(path); err != nil {
+	if _, err := os.Lstat(path); err != nil || j.record.Installed.Name == "" {
 		return nil
 	}
 	return durable.Remove(path)
