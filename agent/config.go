@@ -27,6 +27,13 @@ type ConfigPaths struct {
 	Root string
 }
 
+func (p ConfigPaths) dataDir() string {
+	if p.DataDir == "" {
+		return filepath.Join(p.Root, "/var/lib/mender")
+	}
+	return p.DataDir
+}
+
 // Config is the agent's whole configuration. Paths are ready to be opened (Root has been applied).
 type Config struct {
 	Root    string
@@ -110,6 +117,8 @@ const (
 	maxInterval   = 365 * 24 * time.Hour
 )
 
+var defaultReboot = []string{"reboot"}
+
 // own is the section "Twinkeel" of mender.conf: what the agent has beyond Mender's keys. Mender's clients ignore it.
 const own = "twinkeel"
 
@@ -141,10 +150,7 @@ func LoadConfig(p ConfigPaths) (*Config, error) {
 	if !fallbackGiven {
 		fallbackPath = under("/var/lib/mender/mender.conf")
 	}
-	dataDir := p.DataDir
-	if dataDir == "" {
-		dataDir = under("/var/lib/mender")
-	}
+	dataDir := p.dataDir()
 	main, err := readConfigFile(mainPath, mainGiven)
 	if err != nil {
 		return nil, err
@@ -363,7 +369,7 @@ func mergeConfig(main, fallback *configFile, under func(string) string, dataDir 
 		DataDir:         dataDir,
 		DeviceTypeFile:  filepath.Join(dataDir, "device_type"),
 		AuthPrivateKey:  filepath.Join(dataDir, "mender-agent.pem"),
-		RebootCommand:   []string{"reboot"},
+		RebootCommand:   defaultReboot,
 		BootEnvironment: BootEnvironment{Type: "u-boot"},
 	}
 

@@ -2,13 +2,19 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twinkeel/twinkeel/artifactfmt"
 	"github.com/twinkeel/twinkeel/internal/menderapi"
 )
 
@@ -83,4 +89,150 @@ func TestHugeHeadersAreRefused(t *testing.T) {
 		resp.Body.Close()
 		t.Error("a MiB of headers was read")
 	}
+}
+
+// Whatever a server puts into a link, the failure it causes fits into the journal.
+func TestALongLinkDoesNotHoldTheDevice(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	s := newServer(t, nil)
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != menderapi.PathNextV2 || s.finalStatus() != "" {
+			return false
+		}
+		json.NewEncoder(w).Encode(menderapi.Next{ID: deploymentID, Artifact: menderapi.NextArtifact{
+			ArtifactName: s.name, Source: menderapi.Link{URI: s.URL + "/" + strings.Repeat("x", 100<<10)},
+		}})
+		return true
+	}
+	d.serverURL(s)
+	d.deploy(s)
+	if !strings.HasPrefix(s.final, "failure") {
+		t.Errorf("reported %q", s.final)
+	}
+}
+
+// Provides that could not be recorded as installed, beside the update that brings them, are refused at the beginning.
+func TestProvidesTooLargeForTheJournal(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	s := newServer(t, artifact(t, image(2, imageSize), func(a *artifactfmt.Artifact) {
+		a.Provides = map[string]string{}
+		for i := range 160 {
+			a.Provides[fmt.Sprintf("key-%d", i)] = strings.Repeat("v", 250)
+		}
+	}))
+	d.serverURL(s)
+	d.deploy(s)
+	if !strings.Contains(s.final, ErrRecordTooLarge.Error()) {
+		t.Errorf("reported %q", s.final)
+	}
+	d.checkOld()
+}
+
+// A server that is too busy for the report of a new system does not make the device give that system up.
+func TestABusyServerDoesNotCauseARollback(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	s := newServer(t, artifact(t, image(2, imageSize), nil))
+	var asked atomic.Int32
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if len(d.boots) == 0 || !strings.HasSuffix(r.URL.Path, "/status") || asked.Add(1) > 1 {
+			return false
+		}
+		w.Header().Set("Retry-After", "3600")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	}
+	d.serverURL(s)
+	d.deploy(s)
+	if s.final != "success" {
+		t.Errorf("reported %q", s.final)
+	}
+}
+
+// A server that calls the final report wrong does not keep the device from its next update.
+func TestAReportThatIsNeverTaken(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	s := newServer(t, []byte("no artifact"))
+	var reports atomic.Int32
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/status"):
+			reports.Add(1)
+			w.WriteHeader(http.StatusBadRequest)
+			return true
+		case r.URL.Path == menderapi.PathNextV2 && reports.Load() > 1:
+			s.mu.Lock()
+			s.final = "given up"
+			s.mu.Unlock()
+		}
+		return false
+	}
+	d.serverURL(s)
+	d.deploy(s)
+	if n := reports.Load(); n != maxRefusals+1 || d.record().State != Idle {
+		t.Errorf("%d reports, state %s", n, d.record().State)
+	}
+}
+
+// A new system whose configuration or keys are broken must not stay either, although there is no agent to decide that.
+func TestBrokenConfigurationInNewSystem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ file, want string }{
+		"configuration": {"etc/mender/mender.conf", "invalid JSON"},
+		"key":           {"var/lib/mender/key.pem", "loading the keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDevice(t)
+			s := newServer(t, artifact(t, image(2, imageSize), nil))
+			d.serverURL(s)
+			start := func() error {
+				a, err := loadTestAgent(d.root, testLog(t))
+				if err != nil {
+					return LeaveTrial(t.Context(), ConfigPaths{Root: d.root}, testLog(t), err)
+				}
+				return a.Daemon(t.Context())
+			}
+			if err := start(); !errors.Is(err, ErrRebootNeeded) {
+				t.Fatal(err)
+			}
+			good, err := os.ReadFile(d.path(c.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.write(c.file, "{")
+			if err := start(); err == nil || errors.Is(err, ErrRebootNeeded) {
+				t.Fatalf("the old system, which is not on trial: %v", err)
+			}
+			d.powerOn()
+			if err := start(); !errors.Is(err, ErrRebootNeeded) {
+				t.Fatalf("the new system stays: %v", err)
+			}
+			if slot := d.powerOn(); slot != SlotA {
+				t.Fatalf("slot %s", slot)
+			}
+			d.write(c.file, string(good))
+			d.deploy(s)
+			if !strings.Contains(s.final, "failure") || !strings.Contains(s.final, c.want) {
+				t.Errorf("reported %q", s.final)
+			}
+			d.checkOld()
+		})
+	}
+}
+
+func TestAFullDiskDoesNotKeepTheDaemonFromStarting(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), daemonLockName)
+	if err := os.Symlink("/dev/full", path); err != nil {
+		t.Fatal(err)
+	}
+	f, err := lockDaemon(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/twinkeel/twinkeel/internal/menderapi"
+	"github.com/twinkeel/twinkeel/signing/verify"
 )
 
 const (
@@ -16,6 +19,9 @@ const (
 	// whose new system came up and was then cut off: boot loaders give one boot only, so a power cut in those seconds
 	// looks like a failure.
 	maxSwitches = 2
+	// maxRefusals bounds how often an outcome is reported to a server that says each time that the report is wrong. A
+	// device that reported for ever could not be updated any more.
+	maxRefusals = 10
 )
 
 // errAborted: the server no longer wants the deployment.
@@ -330,6 +336,27 @@ func (m *machine) leaveTrial(ctx context.Context, cause error) error {
 	return errors.Join(cause, m.countedReboot(ctx, u))
 }
 
+// LeaveTrial is for a daemon whose configuration or keys were refused, with cause. If this system is on trial it is
+// rebooted, so that the boot loader returns to the old one; otherwise, and if that fails, it returns an error that
+// includes cause. Nothing of the configuration is used but where the journal is.
+func LeaveTrial(ctx context.Context, p ConfigPaths, log *slog.Logger, cause error) error {
+	cfg := &Config{Root: p.Root, DataDir: p.dataDir()}
+	if p.Root == "" { // else `reboot` would be that of another machine
+		cfg.RebootCommand = defaultReboot
+	}
+	if r, err := ReadStatus(cfg.DataDir); err != nil || r.State == Idle {
+		return cause
+	}
+	// A keyring without keys verifies nothing.
+	a := &Agent{cfg: cfg, log: log, sys: &linux{cfg: cfg}, keys: &verify.Keyring{}}
+	j, end, err := a.begin(ctx)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	defer end()
+	return (&machine{Agent: a, j: j}).leaveTrial(ctx, cause)
+}
+
 func (m *machine) fellBack(u Update, why string) step {
 	if u.Reason != "" {
 		why = u.Reason // what the new system itself had to say
@@ -453,8 +480,16 @@ func (m *machine) reporting(ctx context.Context, u Update) (step, error) {
 		return done, nil
 	}
 	status := menderapi.Status(u.Outcome)
+	refusals := 0
 	err := m.persist(ctx, "reporting the outcome", func() error {
-		return abortOr(m.client.report(ctx, u.ID, status, u.Reason))
+		err := abortOr(m.client.report(ctx, u.ID, status, u.Reason))
+		if refused(err) {
+			if refusals++; refusals == maxRefusals {
+				m.log.Error("the server does not take the outcome; going on without", "error", err)
+				return nil
+			}
+		}
+		return err
 	})
 	if err != nil && !errors.Is(err, errAborted) {
 		return step{}, err
@@ -510,6 +545,20 @@ func abortOr(err error) error {
 	return err
 }
 
+// refused says that repeating the very same call is without hope. It is not when the device may be accepted later, or
+// when the server is busy.
+func refused(err error) bool {
+	var status *statusError
+	if !errors.As(err, &status) || status.Code < 400 || status.Code >= 500 {
+		return false
+	}
+	switch status.Code {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	}
+	return true
+}
+
 // persist repeats a call until it succeeds, the server aborts, or ctx ends.
 func (m *machine) persist(ctx context.Context, what string, call func() error) error {
 	for failures := 1; ; failures++ {
@@ -521,6 +570,9 @@ func (m *machine) persist(ctx context.Context, what string, call func() error) e
 		var status *statusError
 		if errors.As(err, &status) {
 			delay = max(delay, status.RetryAfter)
+		}
+		if end, ok := ctx.Deadline(); ok { // a new system must not be given up because a busy server asks for patience
+			delay = max(min(delay, time.Until(end)/2), m.backoff.first)
 		}
 		m.log.Warn(what+" failed", "error", err, "again_in", delay)
 		if pause(ctx, delay) != nil {

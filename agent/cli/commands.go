@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -16,6 +17,10 @@ import (
 func runDaemon(ctx context.Context, c *call) error {
 	a, _, err := c.open(nil)
 	if err != nil {
+		err = agent.LeaveTrial(ctx, c.paths, slog.New(c.logHandler()), err)
+		if errors.Is(err, agent.ErrRebootNeeded) {
+			return quiet{err}
+		}
 		return err
 	}
 	signals := make(chan os.Signal, 2)
