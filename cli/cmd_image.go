@@ -20,20 +20,12 @@ func (a *app) imageCommand() *cobra.Command {
 files, the root file system in slot A, and on the data partition what the agent needs: the device type, the keys it
 trusts, its server, and the first bootloader environment.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runBuild(cmd.Context(), o, imageTargets(args), pipeline.KindArtifact, pipeline.KindImage)
+			return a.runBuild(cmd.Context(), o, args, pipeline.KindImage)
 		},
 	}
 	o.addFlags(c)
 	c.AddCommand(a.imageMapCommand())
 	return c
-}
-
-// imageTargets are the addresses given, or all images.
-func imageTargets(args []string) []string {
-	if len(args) == 0 {
-		return []string{"image.*"}
-	}
-	return args
 }
 
 func (a *app) imageMapCommand() *cobra.Command {

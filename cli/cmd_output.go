@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
 type outputOptions struct{ raw bool }
@@ -30,7 +31,11 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 	if err != nil {
 		return err
 	}
-	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{})
+	built, err := lastBuild(p)
+	if err != nil {
+		return err
+	}
+	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built})
 	if err := a.check(p, diags); err != nil {
 		return err
 	}
@@ -46,6 +51,19 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 		}
 	}
 	return &hintedError{fmt.Sprintf("the pipeline has no output %q", args[0]), "twinkeel output"}
+}
+
+// lastBuild is what out/ holds, for outputs that tell of it.
+func lastBuild(p *pipeline.Pipeline) (map[string]pipeline.BuiltFile, error) {
+	record, err := build.ReadRecord(p.OutDir())
+	if err != nil {
+		return nil, err
+	}
+	built := make(map[string]pipeline.BuiltFile, len(record.Outputs))
+	for address, out := range record.Outputs {
+		built[address] = pipeline.BuiltFile{Size: out.Size, SHA256: out.SHA256}
+	}
+	return built, nil
 }
 
 func (a *app) printAllOutputs(outputs []pipeline.Output) error {

@@ -25,10 +25,7 @@ under the same name with other content is an error.`,
 }
 
 func (a *app) runPush(ctx context.Context, o serverOptions, targets []string) error {
-	if len(targets) == 0 {
-		targets = []string{"artifact.*"}
-	}
-	p, plan, err := a.plan(ctx, targets)
+	p, plan, err := a.planOf(ctx, targets, pipeline.KindArtifact)
 	if err != nil {
 		return err
 	}

@@ -40,10 +40,7 @@ changes nothing.`,
 
 // rollouts plans the named rollouts, or all of them.
 func (a *app) rollouts(ctx context.Context, targets []string) ([]*pipeline.Rollout, error) {
-	if len(targets) == 0 {
-		targets = []string{"rollout.*"}
-	}
-	_, plan, err := a.plan(ctx, targets)
+	_, plan, err := a.planOf(ctx, targets, pipeline.KindRollout)
 	if err != nil {
 		return nil, err
 	}
@@ -52,9 +49,6 @@ func (a *app) rollouts(ctx context.Context, targets []string) ([]*pipeline.Rollo
 		if action.Rollout != nil {
 			rollouts = append(rollouts, action.Rollout)
 		}
-	}
-	if len(rollouts) == 0 {
-		return nil, usagef("%s names no rollout", strings.Join(targets, " "))
 	}
 	return rollouts, nil
 }

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -60,29 +62,38 @@ func (a *app) check(p *pipeline.Pipeline, diags hcl.Diagnostics) error {
 	return nil
 }
 
-// decide plans the targets of the given kinds and says what is to be done about them.
+// decide plans the targets, or everything, and says what is to be done about those of the given kinds and what they
+// need. No kind means all.
 func (a *app) decide(ctx context.Context, targets []string, force bool, kinds ...pipeline.Kind) (*pipeline.Plan, []*build.Step, error) {
-	_, plan, err := a.plan(ctx, targets)
+	_, plan, err := a.planOf(ctx, targets, kinds...)
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(kinds) > 0 {
-		plan.Actions = ofKinds(plan.Actions, kinds...)
 	}
 	steps, err := build.Decide(ctx, plan, force)
 	return plan, steps, err
 }
 
-func ofKinds(actions []*pipeline.Action, kinds ...pipeline.Kind) []*pipeline.Action {
-	var out []*pipeline.Action
-	for _, action := range actions {
-		for _, kind := range kinds {
-			if action.Kind == kind {
-				out = append(out, action)
+// planOf plans the targets and keeps the actions of the given kinds, with what they need. Without targets the whole
+// pipeline is planned first, so that its checks hold whatever a command is about.
+func (a *app) planOf(ctx context.Context, targets []string, kinds ...pipeline.Kind) (*pipeline.Pipeline, *pipeline.Plan, error) {
+	p, plan, err := a.plan(ctx, targets)
+	if err != nil || len(kinds) == 0 {
+		return p, plan, err
+	}
+	needed := map[string]bool{}
+	for _, action := range slices.Backward(plan.Actions) { // those that need come after what they need
+		if slices.Contains(kinds, action.Kind) || needed[action.Address] {
+			needed[action.Address] = true
+			for _, address := range action.DependsOn {
+				needed[address] = true
 			}
 		}
 	}
-	return out
+	plan.Actions = slices.DeleteFunc(plan.Actions, func(action *pipeline.Action) bool { return !needed[action.Address] })
+	if len(plan.Actions) == 0 && len(targets) > 0 {
+		return nil, nil, usagef("%s names no %s", strings.Join(targets, " "), kinds[0])
+	}
+	return p, plan, nil
 }
 
 // relative shortens a path for messages: relative to the directory in which the user is.

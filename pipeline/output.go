@@ -86,6 +86,11 @@ func (e *evaluator) output(b *block) (cty.Value, Output) {
 	return v, out
 }
 
+// OutDir is where outputs go, absolute.
+func (p *Pipeline) OutDir() string {
+	return p.abs(newEvaluator(context.Background(), p, nil, false).out())
+}
+
 // Servers returns the server blocks, evaluated without the file system, for commands that talk to a server and build
 // nothing.
 func (p *Pipeline) Servers() ([]Server, hcl.Diagnostics) {
