@@ -321,7 +321,7 @@ var deviceTypeSchema = &blockSchema{
 			Attrs: []*attrSchema{
 				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},
 				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkPositive, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
-				{Name: "redundant", Type: tBool, Default: cty.False, Doc: "Whether there are two copies, so that a power cut cannot lose it."},
+				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it."},
 			},
 		}},
 	}},
