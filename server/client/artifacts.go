@@ -78,7 +78,7 @@ func (c *Client) UploadArtifact(ctx context.Context, path, description string, p
 	req.ContentLength = int64(len(head)) + info.Size() + int64(len(tail))
 	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("Expect", "100-continue") // so that a bad token costs no upload
-	resp, err := c.send(req, http.StatusCreated)
+	resp, err := c.send(c.large, req, http.StatusCreated)
 	if err != nil {
 		return "", fmt.Errorf("uploading %s: %w", path, err)
 	}

@@ -33,6 +33,9 @@ type Options struct {
 	// RetryWait is the pause before the first of the three tries of a request that only reads; it doubles each time.
 	// 0 means half a second.
 	RetryWait time.Duration
+	// AnswerTimeout is how long a server may take to begin its answer to anything but an upload, which it verifies
+	// first. 0 means 30 seconds.
+	AnswerTimeout time.Duration
 }
 
 // Client is a connection to one server as one user.
@@ -40,15 +43,15 @@ type Client struct {
 	base  *url.URL
 	token string
 	http  *http.Client
+	large *http.Client // the same, for uploads, whose answer takes longer
 	wait  time.Duration
 }
 
 const (
-	tries       = 3
-	maxAnswer   = 64 << 20 // of JSON; a list of 100,000 devices of a deployment is 20 MiB, and it comes in pages
-	maxErrBody  = 64 << 10
-	perPage     = 500 // the most that Mender allows
-	dialTimeout = 10 * time.Second
+	tries      = 3
+	maxAnswer  = 64 << 20 // of JSON; a list of 100,000 devices of a deployment is 20 MiB, and it comes in pages
+	maxErrBody = 64 << 10
+	perPage    = 500 // the most that Mender allows
 )
 
 // New makes a client for the server at rawURL ("https://host[:port]"). The token is a personal access token or what
@@ -67,22 +70,29 @@ func New(rawURL, token string, o Options) (*Client, error) {
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawQuery, u.Fragment = "", ""
-	c := &Client{base: u, token: token, http: o.HTTPClient, wait: o.RetryWait}
+	c := &Client{base: u, token: token, http: o.HTTPClient, large: o.HTTPClient, wait: o.RetryWait}
 	if c.wait <= 0 {
 		c.wait = 500 * time.Millisecond
 	}
 	if c.http == nil {
-		if c.http, err = newHTTPClient(o.CACertificate); err != nil {
+		t, err := newTransport(o.CACertificate)
+		if err != nil {
 			return nil, err
 		}
+		t.ResponseHeaderTimeout = 5 * time.Minute
+		c.large = newHTTPClient(t)
+		t = t.Clone()
+		if t.ResponseHeaderTimeout = o.AnswerTimeout; t.ResponseHeaderTimeout <= 0 {
+			t.ResponseHeaderTimeout = 30 * time.Second
+		}
+		c.http = newHTTPClient(t)
 	}
 	return c, nil
 }
 
-func newHTTPClient(caFile string) (*http.Client, error) {
+func newTransport(caFile string) (*http.Transport, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	t.ResponseHeaderTimeout = 5 * time.Minute // an upload is verified before it is answered
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
@@ -97,12 +107,16 @@ func newHTTPClient(caFile string) (*http.Client, error) {
 		}
 		t.TLSClientConfig.RootCAs = pool
 	}
+	return t, nil
+}
+
+func newHTTPClient(t *http.Transport) *http.Client {
 	return &http.Client{
 		Transport: t,
 		// A redirect would send the request, and on the same host the token, to a place that nobody configured; and it
 		// turns a POST into a GET. The answer is shown instead.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
+	}
 }
 
 func redactURL(raw string) string {
@@ -165,7 +179,7 @@ func (c *Client) once(ctx context.Context, k call) (*http.Response, error) {
 		req.Header.Del("Authorization")
 		k.auth(req)
 	}
-	return c.send(req, k.accept)
+	return c.send(c.http, req, k.accept)
 }
 
 func (c *Client) request(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Request, error) {
@@ -183,8 +197,8 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 }
 
 // send returns the answer when its status is the accepted one; else the body is consumed and becomes an *APIError.
-func (c *Client) send(req *http.Request, accept int) (*http.Response, error) {
-	resp, err := c.http.Do(req)
+func (c *Client) send(h *http.Client, req *http.Request, accept int) (*http.Response, error) {
+	resp, err := h.Do(req)
 	if err != nil {
 		if ctxErr := req.Context().Err(); ctxErr != nil {
 			return nil, ctxErr

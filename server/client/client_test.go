@@ -108,6 +108,22 @@ func TestNoConnection(t *testing.T) {
 	}
 }
 
+// TestServerThatHangs: a server that takes the connection and never answers is given up, once.
+func TestServerThatHangs(t *testing.T) {
+	var asked atomic.Int32
+	end := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1); <-end }))
+	defer s.Close()
+	defer close(end)
+	c, err := New(s.URL, secretToken, Options{AnswerTimeout: 50 * time.Millisecond, RetryWait: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = c.Devices(t.Context(), ""); err == nil || !strings.HasSuffix(err.Error(), "in time") || hintOf(err) == "" || asked.Load() != 1 {
+		t.Errorf("asked %d times: %v, hint %q", asked.Load(), err, hintOf(err))
+	}
+}
+
 func TestNew(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {

@@ -109,7 +109,17 @@ type ConnectError struct {
 	err    error
 }
 
-func (e *ConnectError) Error() string { return fmt.Sprintf("no answer from %s: %v", e.Server, e.err) }
+func (e *ConnectError) Error() string {
+	if e.timeout() {
+		return fmt.Sprintf("no answer from %s in time", e.Server)
+	}
+	return fmt.Sprintf("no answer from %s: %v", e.Server, e.err)
+}
+
+func (e *ConnectError) timeout() bool {
+	var n net.Error
+	return errors.As(e.err, &n) && n.Timeout()
+}
 
 // Unwrap returns the network's error.
 func (e *ConnectError) Unwrap() error { return e.err }
@@ -131,6 +141,8 @@ func (e *ConnectError) Hint() string {
 		return "the server does not speak TLS on this port; check the url's scheme and port"
 	case errors.As(e.err, &dns):
 		return "check the host name in the server's url"
+	case e.timeout():
+		return "is the server overloaded, or a firewall on the way? its log and `curl -v " + e.Server + "` tell"
 	}
 	return ""
 }
@@ -150,7 +162,7 @@ func temporary(err error) bool {
 		return false
 	}
 	var cert *tls.CertificateVerificationError
-	return !errors.As(conn.err, &cert) && !errors.Is(conn.err, syscall.ECONNREFUSED)
+	return !conn.timeout() && !errors.As(conn.err, &cert) && !errors.Is(conn.err, syscall.ECONNREFUSED)
 }
 
 // withoutURL takes off the wrapper that repeats method and URL, which our own errors say already.
