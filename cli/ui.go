@@ -200,7 +200,7 @@ func hintOf(err error) string {
 		return h.Hint()
 	}
 	if errors.Is(err, syscall.ENOSPC) {
-		return "free some space; nothing half-written was left"
+		return "free some space"
 	}
 	return ""
 }
