@@ -372,6 +372,7 @@ var hostile = map[string]struct {
 	"payload xz second stream": {spoil: func(f *forgery) {
 		f.packData = func(b []byte) []byte { return append(xzed(b[:512]), xzed(b[512:])...) }
 	}, warning: "in another way than its name says"},
+	"payload xz many blocks":    {spoil: func(f *forgery) { f.packData = manyXZ }, want: "more memory than is allowed"},
 	"payload xz declared 4 GiB": {spoil: func(f *forgery) { f.packData = hugeXZ }, want: "more memory than is allowed"},
 
 	// behind
@@ -721,3 +722,12 @@ func crcOf(b []byte) uint32 { return crc32.ChecksumIEEE(b) }
 func wideXZ(b []byte) []byte { return xzWithDictionary(b, 30) } // 128 MiB
 
 func hugeXZ(b []byte) []byte { return xzWithDictionary(b, 40) }
+
+// manyXZ makes a block of each of the first bytes, all with a dictionary of 64 MiB.
+func manyXZ(b []byte) []byte {
+	var z []byte
+	for i := range 20 {
+		z = append(z, xzWithDictionary(b[i:i+1], 28)...)
+	}
+	return append(z, xzed(b[20:])...)
+}

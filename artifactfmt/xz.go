@@ -21,12 +21,17 @@ type xzReader struct {
 	block    io.Reader
 	started  int64 // bytes of the block's header and data
 	consumed int64 // bytes of in that were read
+	produced int64 // bytes that came out
+	dicts    int64 // bytes of all dictionaries so far, each of which has to be cleared
 	blocks   uint64
 	open     bool // inside a stream
 	err      error
 }
 
-const minXZDictionary = 1 << 12
+const (
+	minXZDictionary = 1 << 12
+	maxXZDictRatio  = 64 // bytes of dictionaries for each byte that comes out; `xz -9 --block-size=1MiB` has it
+)
 
 var (
 	errXZ           = errors.New("xz: the container is damaged")
@@ -71,6 +76,7 @@ func (x *xzReader) Read(p []byte) (int, error) {
 			continue
 		}
 		n, err := x.block.Read(p)
+		x.produced += int64(n)
 		if errors.Is(err, io.EOF) {
 			x.block = nil
 			err = x.endBlock()
@@ -157,13 +163,17 @@ func (x *xzReader) startBlock(size byte) error {
 	if flags&0x3f != 0 { // more than one filter, or a flag that the format doesn't have
 		return errXZFilter
 	}
+	dictCap := x.dictCap
 	for _, present := range []byte{0x40, 0x80} { // sizes of the block, compressed and not
 		if flags&present != 0 {
-			_, n := binary.Uvarint(fields)
+			size, n := binary.Uvarint(fields)
 			if n <= 0 {
 				return errXZ
 			}
 			fields = fields[n:]
+			if present == 0x80 {
+				dictCap = int64(min(uint64(dictCap), size))
+			}
 		}
 	}
 	if len(fields) < 3 {
@@ -180,7 +190,12 @@ func (x *xzReader) startBlock(size byte) error {
 		return errXZDictionary
 	}
 	x.blocks++
-	config := lzma.Reader2Config{DictCap: int(max(min(declared, x.dictCap), minXZDictionary))}
+	dictCap = max(min(declared, dictCap), minXZDictionary)
+	// Blocks of a few bytes, each with the largest dictionary, would cost a device hours.
+	if x.dicts += dictCap; x.dicts > 2*x.limit+maxXZDictRatio*x.produced {
+		return errXZDictionary
+	}
+	config := lzma.Reader2Config{DictCap: int(dictCap)}
 	x.block, err = config.NewReader2(xzSource{x})
 	return err
 }
