@@ -26,7 +26,7 @@ type download struct {
 	patience time.Duration // give up after this long without a new byte
 	// refresh, if set, gets a new link when the old one is refused.
 	refresh func(context.Context) (string, error)
-	// alive, if set, is asked before each further attempt whether there is still reason to go on.
+	// alive, if set, is asked before each further attempt, and now and then, whether there is still reason to go on.
 	alive func(context.Context) error
 
 	body     io.ReadCloser
@@ -36,7 +36,12 @@ type download struct {
 	etag     string
 	failures int
 	lastByte time.Time
+	asked    time.Time // when alive was asked
 }
+
+// askEvery is how many stall timeouts pass between two questions whether a download that goes on is still wanted. A
+// server may send a byte now and then for years.
+const askEvery = 20
 
 var errDownloadChanged = errors.New("the artifact on the server changed during the download")
 
@@ -48,6 +53,13 @@ func (e permanentError) Unwrap() error { return e.error }
 func (d *download) Read(p []byte) (int, error) {
 	if d.lastByte.IsZero() {
 		d.lastByte, d.total = time.Now(), -1
+		d.asked = d.lastByte
+	}
+	if d.alive != nil && time.Since(d.asked) > askEvery*d.stall {
+		if err := d.alive(d.ctx); err != nil {
+			return 0, err
+		}
+		d.asked = time.Now()
 	}
 	for {
 		if d.total >= 0 && d.offset >= d.total {

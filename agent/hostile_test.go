@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -235,4 +238,84 @@ func TestAFullDiskDoesNotKeepTheDaemonFromStarting(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
+}
+
+// A source that never ends does not keep the agent reading: here as tar headers that belong to no member.
+func TestAnEndlessArtifactIsGivenUp(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	record := "20 comment=hello123\n"
+	var header bytes.Buffer
+	w := tar.NewWriter(&header)
+	if err := w.WriteHeader(&tar.Header{Name: "x", Size: int64(len(record)), Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}); err != nil {
+		t.Fatal(err)
+	}
+	pax := make([]byte, 1024)
+	copy(pax, header.Bytes()[:512])
+	copy(pax[512:], record)
+	pax[156] = tar.TypeXHeader
+	sum, _ := strconv.ParseInt(string(pax[148:154]), 8, 64)
+	copy(pax[148:], fmt.Sprintf("%06o", sum+tar.TypeXHeader-tar.TypeReg))
+	s := newServer(t, nil)
+	s.download = func(w http.ResponseWriter, _ *http.Request, _ int) {
+		for {
+			if _, err := w.Write(pax); err != nil {
+				return
+			}
+		}
+	}
+	d.serverURL(s)
+	d.deploy(s)
+	if !strings.Contains(s.final, "larger than the slot") {
+		t.Errorf("reported %q", s.final)
+	}
+	d.checkOld()
+}
+
+// A download that never ends because it is so slow is given up when the server no longer wants it.
+func TestASlowDownloadCanBeAborted(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	s := newServer(t, artifact(t, image(2, imageSize), nil))
+	var downloading atomic.Bool
+	s.download = func(w http.ResponseWriter, r *http.Request, _ int) {
+		downloading.Store(true)
+		for i := range s.artifact {
+			w.Write(s.artifact[i : i+1])
+			http.NewResponseController(w).Flush()
+			if pause(r.Context(), 10*time.Millisecond) != nil {
+				return
+			}
+		}
+	}
+	s.answer = func(w http.ResponseWriter, r *http.Request) bool {
+		if !downloading.Load() || !strings.HasSuffix(r.URL.Path, "/status") {
+			return false
+		}
+		w.WriteHeader(http.StatusConflict)
+		s.mu.Lock()
+		s.final = "aborted"
+		s.mu.Unlock()
+		return true
+	}
+	d.serverURL(s)
+	a := d.agent()
+	a.stallTimeout = 150 * time.Millisecond
+	ctx, stop := contextUntil(t, s)
+	defer stop()
+	if err := a.Daemon(ctx); err != nil || s.finalStatus() != "aborted" {
+		t.Errorf("%v, %q", err, s.finalStatus())
+	}
+}
+
+// What nobody has signed yet may cost little memory: the header comes before anything of it can be checked.
+func TestALargeHeaderIsRefusedUnread(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.write("a.mender", string(artifact(t, image(2, imageSize), func(a *artifactfmt.Artifact) {
+		a.Scripts = []artifactfmt.Script{{Name: "ArtifactInstall_Enter_00", Content: make([]byte, 2<<20)}}
+	})))
+	if _, err := d.agent().Install(t.Context(), d.path("a.mender")); err == nil || !strings.Contains(err.Error(), "larger than 1 MiB") {
+		t.Errorf("got %v", err)
+	}
 }

@@ -41,6 +41,14 @@ func (a *Agent) installPayload(ctx context.Context, src io.Reader, u Update, ins
 		}
 	}
 
+	slot, err := openSlot(target)
+	if err != nil {
+		return u, err
+	}
+	defer closeQuietly(slot)
+
+	// Without an end to what is read, empty compressed members and tar headers could go on for ever.
+	src = &boundedReader{src, slot.size + slot.size/64 + 16<<20}
 	r, err := artifactfmt.NewReader(src, a.readOptions())
 	if err != nil {
 		return u, err
@@ -62,11 +70,6 @@ func (a *Agent) installPayload(ctx context.Context, src io.Reader, u Update, ins
 	if err != nil {
 		return u, err
 	}
-	slot, err := openSlot(target)
-	if err != nil {
-		return u, err
-	}
-	defer closeQuietly(slot)
 	if file.Size <= 0 || file.Size > slot.size {
 		return u, fmt.Errorf("%w: its root file system has %d bytes, slot %s (%s) has %d",
 			ErrRefused, file.Size, running.Other(), target.Device, slot.size)
@@ -97,6 +100,21 @@ func (a *Agent) installPayload(ctx context.Context, src io.Reader, u Update, ins
 	a.log.Info("verified by reading back", "slot", u.Target, "written", stats.Written, "unchanged", stats.Skipped,
 		"flushes", stats.Flushes, "write_time", written.Round(time.Millisecond), "total_time", time.Since(started).Round(time.Millisecond))
 	return u, slot.Close()
+}
+
+// boundedReader fails where an artifact goes on beyond what could be in it.
+type boundedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("%w: it is much larger than the slot", ErrRefused)
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
 }
 
 func shortID(id string) string {

@@ -102,12 +102,14 @@ func checkFits(info *artifactfmt.Info, deviceType string, installed Installed) e
 	return nil
 }
 
-// readOptions verify with our keys, if there are any.
+// readOptions verify with our keys, if there are any. The limits bound what an artifact that nobody has signed can make
+// the agent keep in memory; without state scripts a header has a few KiB.
 func (a *Agent) readOptions() artifactfmt.ReadOptions {
-	if a.keys == nil {
-		return artifactfmt.ReadOptions{} // only with AllowUnsigned; see New
+	o := artifactfmt.ReadOptions{Limits: artifactfmt.Limits{Header: 1 << 20, JSON: 256 << 10, ManifestLength: 64 << 10}}
+	if a.keys != nil { // else AllowUnsigned; see New
+		o.Verifier = a.keys
 	}
-	return artifactfmt.ReadOptions{Verifier: a.keys}
+	return o
 }
 
 // adoptBootstrap takes over bootstrap.mender when nothing is known of the running system yet. Unlike mender-update it
