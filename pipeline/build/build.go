@@ -15,8 +15,10 @@ package build
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -165,11 +167,25 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 	return out, nil
 }
 
+// remember adds an output to the record as it is now: another build in the same directory may have added its own.
 func (r *runner) remember(address string, out *Output) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.record.Outputs[address] = out
-	return r.record.write(r.plan.OutDir)
+	dir, err := os.Open(r.plan.OutDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // and gives the lock back
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("locking %s: %w", r.plan.OutDir, err)
+	}
+	record, err := ReadRecord(r.plan.OutDir)
+	if err != nil {
+		return err
+	}
+	record.Outputs[address] = out
+	r.record = record
+	return record.write(r.plan.OutDir)
 }
 
 // ActionError says which block of the pipeline an error belongs to.

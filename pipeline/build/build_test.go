@@ -189,6 +189,32 @@ func TestImageFollowsCACertificate(t *testing.T) {
 	}
 }
 
+// TestTwoBuildsAtOnce: a build that ends while another runs in the same directory stays in the record.
+func TestTwoBuildsAtOnce(t *testing.T) {
+	t.Parallel()
+	one := artifactPlan(t)
+	two := *one
+	other := *one.Actions[0].Artifact
+	other.Address, other.Path = "artifact.app", filepath.Join(one.OutDir, "artifacts", "app.mender")
+	two.Actions = []*pipeline.Action{{Address: other.Address, Kind: pipeline.KindArtifact, Artifact: &other}}
+	steps, err := Decide(t.Context(), one, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Run(t.Context(), steps, one, Options{Events: func(e Event) {
+		if e.State == StateStarted {
+			buildAll(t, &two)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := ReadRecord(one.OutDir)
+	if err != nil || record.Outputs["artifact.os"] == nil || record.Outputs["artifact.app"] == nil {
+		t.Errorf("got %v, %v; want both", record, err)
+	}
+}
+
 func TestDamagedRecordSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "{", `[]`, `{"format_version":1,"outputs":{"a":null}}`, `{"outputs":3}`} {
