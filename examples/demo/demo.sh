@@ -77,9 +77,12 @@ if command -v sgdisk >/dev/null; then run sgdisk -v out/images/demo.img; fi
 chapter "A server and three devices"
 printf '%s$ twinkeel server run --data work/server --listen 127.0.0.1:%s --verify-key work/keys/dev.pem.pub &%s\n' "$bold" "$port" "$off"
 twinkeel server run --data work/server --listen "127.0.0.1:$port" --verify-key work/keys/dev.pem.pub >work/server.log 2>&1 &
-processes="$processes $!"
+server=$!
+processes="$processes $server"
 printf '%s$ export TWINKEEL_VAR_server_token=$(twinkeel server token create demo --data work/server)%s\n' "$bold" "$off"
-until_true "the server" 20 grep -q 'twinkeel server' work/server.log
+listens() { grep -q 'twinkeel server' work/server.log || ! kill -0 "$server"; }
+until_true "the server" 20 listens
+kill -0 "$server" 2>/dev/null || fail "the server did not start (DEMO_PORT=... takes another port): $(cat work/server.log)"
 TWINKEEL_VAR_server_token=$(twinkeel server token create demo --data work/server)
 export TWINKEEL_VAR_server_token
 for n in 1 2 3; do
