@@ -215,6 +215,24 @@ func TestTwoBuildsAtOnce(t *testing.T) {
 	}
 }
 
+func TestFirstDifference(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ then, now, want string }{
+		"texts":   {`"a"`, `"b"`, `x "a" "b"`},
+		"nested":  {`{"name":"board","layout":{"p":[{"size":1},{"size":2}]}}`, `{"name":"board","layout":{"p":[{"size":1},{"size":3}]}}`, `x.layout.p[1].size 2 3`},
+		"new key": {`{"a":1}`, `{"a":1,"b":2}`, `x.b  2`},
+		"gone":    {`{"a":1,"b":2}`, `{"a":1}`, `x {"a":1,"b":2} {"a":1}`},
+		"longer":  {`[1]`, `[1,2]`, `x [1] [1,2]`},
+		"at all":  {``, `{"a":1}`, `x  {"a":1}`},
+		"no JSON": {`both=true`, `both=false`, `x both=true both=false`},
+	} {
+		where, was, is := firstDifference("x", []byte(test.then), []byte(test.now))
+		if got := where + " " + was + " " + is; got != test.want {
+			t.Errorf("%s: got %q, want %q", name, got, test.want)
+		}
+	}
+}
+
 func TestDamagedRecordSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "{", `[]`, `{"format_version":1,"outputs":{"a":null}}`, `{"outputs":3}`} {

@@ -1,11 +1,13 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sort"
@@ -237,7 +239,8 @@ func (d *decider) changes(s *Step, last *Output) []Reason {
 		case "implementation":
 			reasons = append(reasons, Reason{ReasonToolChanged, "this version of twinkeel writes it differently"})
 		default:
-			reasons = append(reasons, Reason{ReasonAttributeChanged, fmt.Sprintf("%s changed: %s -> %s", name, cut(then), cut(now))})
+			path, then, now := firstDifference(name, []byte(then), []byte(now))
+			reasons = append(reasons, Reason{ReasonAttributeChanged, fmt.Sprintf("%s changed: %s -> %s", path, cut(then), cut(now))})
 		}
 	}
 	for _, role := range unionKeys(s.inputs, last.Inputs) {
@@ -347,6 +350,28 @@ func short(digest string) string {
 		return "none"
 	}
 	return digest
+}
+
+// firstDifference goes into objects and lists of JSON as far as two values have the same shape, and returns where they
+// differ and what is there.
+func firstDifference(path string, then, now []byte) (where, was, is string) {
+	var objects [2]map[string]json.RawMessage
+	if json.Unmarshal(then, &objects[0]) == nil && json.Unmarshal(now, &objects[1]) == nil {
+		for _, key := range slices.Sorted(maps.Keys(objects[1])) {
+			if a, b := objects[0][key], objects[1][key]; !bytes.Equal(a, b) {
+				return firstDifference(path+"."+key, a, b)
+			}
+		}
+	}
+	var lists [2][]json.RawMessage
+	if json.Unmarshal(then, &lists[0]) == nil && json.Unmarshal(now, &lists[1]) == nil && len(lists[0]) == len(lists[1]) {
+		for i, a := range lists[0] {
+			if b := lists[1][i]; !bytes.Equal(a, b) {
+				return firstDifference(fmt.Sprintf("%s[%d]", path, i), a, b)
+			}
+		}
+	}
+	return path, string(then), string(now)
 }
 
 func cut(text string) string {
