@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -42,11 +43,19 @@ func (a *app) runBuild(ctx context.Context, o buildOptions, targets []string, ki
 	if err != nil {
 		return err
 	}
+	if len(steps) == 0 {
+		return noBlockError(kinds[len(kinds)-1])
+	}
 	record, err := a.make(ctx, o, plan, steps)
 	if err != nil {
 		return err
 	}
 	return a.printOutputs(record, steps)
+}
+
+// noBlockError is for commands about blocks of a kind that the pipeline doesn't have.
+func noBlockError(kind pipeline.Kind) error {
+	return &hintedError{fmt.Sprintf("the pipeline has no %s", kind), fmt.Sprintf("add a block: %s \"NAME\" { ... }", kind)}
 }
 
 // make runs the steps that write files.

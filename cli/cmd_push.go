@@ -29,6 +29,9 @@ func (a *app) runPush(ctx context.Context, o serverOptions, targets []string) er
 	if err != nil {
 		return err
 	}
+	if len(plan.Actions) == 0 {
+		return noBlockError(pipeline.KindArtifact)
+	}
 	server, err := o.choose(p)
 	if err != nil {
 		return err

@@ -50,6 +50,9 @@ func (a *app) rollouts(ctx context.Context, targets []string) ([]*pipeline.Rollo
 			rollouts = append(rollouts, action.Rollout)
 		}
 	}
+	if len(rollouts) == 0 {
+		return nil, noBlockError(pipeline.KindRollout)
+	}
 	return rollouts, nil
 }
 

@@ -167,6 +167,7 @@ What the pipeline's files may hold is in [language.md](language.md); the agent's
 // environment lists the variables that the command reads; TestEnvironmentIsDocumented holds it to the sources.
 var environment = []struct{ name, text string }{
 	{"TWINKEEL_VAR_name", "value of the pipeline's variable of that name"},
+	{"TWINKEEL_TOKEN", "token for servers whose block gives none"},
 	{"TWINKEEL_KEY_PASSPHRASE", "passphrase of encrypted signing keys whose signer gives none"},
 	{"SOURCE_DATE_EPOCH", "time stamped into outputs, in seconds since 1970; 0 without"},
 	{"NO_COLOR", "when not empty, no colours, unless --color says so"},

@@ -26,10 +26,16 @@ func (a *app) load() (*pipeline.Pipeline, error) {
 	return p, a.check(p, diags)
 }
 
-// hide keeps the pipeline's secrets from every stream.
+// hide keeps the pipeline's secrets, and those of the environment, from every stream.
 func (a *app) hide(p *pipeline.Pipeline) {
-	a.stdout.hide(p.Secrets())
-	a.stderr.hide(p.Secrets())
+	secrets := p.Secrets()
+	for _, name := range []string{"TWINKEEL_TOKEN", "TWINKEEL_KEY_PASSPHRASE"} {
+		if value := a.getenv(name); value != "" {
+			secrets = append(secrets, value)
+		}
+	}
+	a.stdout.hide(secrets)
+	a.stderr.hide(secrets)
 }
 
 // plan loads the pipeline and plans the targets, or everything.

@@ -404,7 +404,7 @@ var serverSchema = &blockSchema{
 	Doc: "An update server.",
 	Attrs: []*attrSchema{
 		{Name: "url", Type: tString, Required: true, Check: checkURL, Doc: "Where it is, such as https://ota.example.com: scheme, host and path alone."},
-		{Name: "token", Type: tString, Secret: true, Doc: "Access token for the management API."},
+		{Name: "token", Type: tString, Secret: true, Doc: "Access token for the management API; by default that in TWINKEEL_TOKEN."},
 		{Name: "ca_certificate", Type: tPath, Doc: "PEM file with the certificates to trust, beside the system's. Images carry it to the devices."},
 	},
 }

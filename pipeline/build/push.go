@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/twinkeel/twinkeel/internal/menderapi"
@@ -10,9 +11,16 @@ import (
 	"github.com/twinkeel/twinkeel/server/client"
 )
 
+// tokenVariable may hold the token of a server that has none in the pipeline.
+const tokenVariable = "TWINKEEL_TOKEN"
+
 // Connect makes a client for a server block.
 func Connect(s *pipeline.Server) (*client.Client, error) {
-	return client.New(s.URL, string(s.Token), client.Options{CACertificate: s.CACertificate})
+	token := string(s.Token)
+	if token == "" {
+		token = os.Getenv(tokenVariable)
+	}
+	return client.New(s.URL, token, client.Options{CACertificate: s.CACertificate})
 }
 
 // Pushed says what became of one artifact.
