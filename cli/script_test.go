@@ -120,6 +120,7 @@ func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
 		real + ".testdata.json": string(variables),
 		"boot.scr":              "boot script of " + version,
 		"bzImage":               "kernel",
+		"u-boot-initial-env":    "bootcmd=run boot_slot\naltbootcmd=run bootcmd\nbootlimit=1\n",
 	} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644))
 	}

@@ -490,6 +490,9 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 	var target *Partition
 	if device != nil && len(device.Layout.Partitions) > 0 {
 		target = findPartition(device, n.label)
+		if r := device.Layout.reserve(n.label); target == nil && r != nil { // bytes outside every partition
+			target = &Partition{Name: r.Name, Size: r.Size, Filesystem: "none"}
+		}
 		if target == nil {
 			var names []string
 			for _, p := range device.Layout.Partitions {
@@ -497,6 +500,9 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 					names = append(names, p.SlotGroup)
 				}
 				names = append(names, p.Name)
+			}
+			for _, r := range device.Layout.Reserves {
+				names = append(names, r.Name)
 			}
 			e.report(fault("Unknown partition", fmt.Sprintf("%s has no partition %s.%s", device.Layout.Address, n.label, suggestion(n.label, names, "Known: ")), n.labelRng.Ptr()))
 		} else if f.Both && target.SlotGroup != n.label {
@@ -534,6 +540,15 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 		}
 	}
 	return f
+}
+
+func (l *Layout) reserve(name string) *Reserve {
+	for i := range l.Reserves {
+		if l.Reserves[i].Name == name {
+			return &l.Reserves[i]
+		}
+	}
+	return nil
 }
 
 func findPartition(d *DeviceType, name string) *Partition {

@@ -145,7 +145,9 @@ type Image struct {
 // Fill is what goes into a partition of an image: exactly one of File (a file system image, copied as is), Files (paths
 // inside the file system, to absolute paths on the host) and Dir (a tree).
 type Fill struct {
-	Partition string            `json:"partition"` // a slot group's name fills slot A, with Both also slot B
+	// Partition is the name of a partition, of a slot group (slot A, with Both also slot B), or of a reserve. The file of
+	// the boot loader's environment is text, NAME=VALUE in each line; that of any other reserve is copied.
+	Partition string            `json:"partition"`
 	File      string            `json:"file,omitempty"`
 	Files     map[string]string `json:"files,omitempty"`
 	Dir       string            `json:"dir,omitempty"`

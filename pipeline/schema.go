@@ -243,6 +243,7 @@ var sourceSchema = &blockSchema{
 		{Name: "rootfs", Type: cty.String, Doc: "Path of the root file system (yocto)."},
 		{Name: "rootfs_type", Type: cty.String, Doc: "Kind of the root file system, one of rootfs_types (yocto)."},
 		{Name: "rootfs_size", Type: cty.Number, Doc: "Apparent size of the root file system in bytes (yocto)."},
+		{Name: "uboot_env", Type: cty.String, Doc: "Path of u-boot-initial-env, U-Boot's built-in variables as text, or null (yocto)."},
 		{Name: "manifest", Type: cty.String, Doc: "Path of the package manifest, or null (yocto)."},
 		{Name: "testdata", Type: cty.String, Doc: "Path of the .testdata.json file, or null (yocto)."},
 		{Name: "packages", Type: cty.Map(cty.String), Doc: "Versions of the packages in the image, by name (yocto)."},

@@ -48,7 +48,7 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 	}
 
 	b := inst.body
-	none := unknown("rootfs", "rootfs_type", "rootfs_size", "kernel", "manifest", "testdata", "boot_files", "packages", "distro_version", "build_id")
+	none := unknown("rootfs", "rootfs_type", "rootfs_size", "kernel", "uboot_env", "manifest", "testdata", "boot_files", "packages", "distro_version", "build_id")
 	if e.facts == nil || !b.has("deploy_dir") || !b.has("machine") || !b.has("image") || !b.has("rootfs_types") {
 		return none
 	}
@@ -86,7 +86,7 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 	}
 	return map[string]cty.Value{
 		"rootfs": cty.StringVal(y.rootfs), "rootfs_type": cty.StringVal(y.rootfsType), "rootfs_size": number(y.rootfsSize),
-		"kernel": optional(y.kernel), "manifest": optional(y.manifest), "testdata": optional(y.testdata),
+		"kernel": optional(y.kernel), "uboot_env": optional(y.ubootEnv), "manifest": optional(y.manifest), "testdata": optional(y.testdata),
 		"boot_files": textMap(y.bootFiles), "packages": textMap(y.packages),
 		"distro_version": optional(y.distroVersion), "build_id": optional(y.buildID),
 	}
@@ -107,6 +107,7 @@ type yocto struct {
 	bootFiles      map[string]string // in: name in the partition = glob; out: = path
 	hasBootFiles   bool
 
+	ubootEnv               string
 	rootfs, rootfsType     string
 	rootfsSize             int64
 	manifest, testdata     string
@@ -155,6 +156,7 @@ func (y *yocto) find() error {
 	if err := y.readManifest(); err != nil {
 		return err
 	}
+	y.findUBootEnv()
 	if err := y.findKernel(); err != nil {
 		return err
 	}
@@ -383,6 +385,16 @@ func (y *yocto) findKernel() error {
 		}
 	}
 	return nil
+}
+
+// findUBootEnv finds the text of U-Boot's built-in environment. Recipes deploy it under several names (u-boot.inc).
+func (y *yocto) findUBootEnv() {
+	for _, name := range []string{"u-boot-initial-env-" + y.machine, "u-boot-initial-env"} {
+		if slices.Contains(y.names, name) {
+			y.ubootEnv = y.join(name)
+			return
+		}
+	}
 }
 
 // findBootFiles resolves the files of the boot partition: from the argument, else from IMAGE_BOOT_FILES, whose words are

@@ -77,6 +77,9 @@ image "demo" {
   device_type = device_type.demo
   artifact    = artifact.os
   server      = server.local
+  fill "uboot_env" {
+    file = source.yocto.demo.uboot_env
+  }
   fill "boot" {
     files = source.yocto.demo.boot_files
   }

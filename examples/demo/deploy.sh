@@ -160,14 +160,27 @@ ln -s "$kernel--$kernel_version-$machine-$stamp.bin" "$kernel"
 
 # Boot files: Mender's scheme for U-Boot in a boot script; the kernel itself is in the slot, at /boot.
 cat >boot.cmd <<EOF
-if test "\${upgrade_available}" = 1; then
-  if test "\${bootcount}" -gt "\${bootlimit}"; then run altbootcmd; fi
-fi
 setenv bootargs root=/dev/nvme0n1p\${mender_boot_part} rootwait ro console=$console panic=5
 load nvme 0:\${mender_boot_part_hex} \${kernel_addr_r} /boot/$kernel
 bootz \${kernel_addr_r}
 EOF
 mkimage -A "$mkarch" -T script -C none -n "demo $version" -d boot.cmd boot.scr >/dev/null
+# U-Boot's built-in environment, as the recipe's "make u-boot-initial-env" deploys it; the first lines are Mender's.
+cat >u-boot-initial-env-$machine <<'EOF'
+altbootcmd=run mender_altbootcmd; run bootcmd
+bootcmd=run mender_setup; load nvme 0:1 ${scriptaddr} boot.scr && source ${scriptaddr}
+bootcount=0
+bootdelay=2
+bootlimit=1
+mender_altbootcmd=if test ${mender_boot_part} = 2; then setenv mender_boot_part 3; setenv mender_boot_part_hex 3; else setenv mender_boot_part 2; setenv mender_boot_part_hex 2; fi; setenv upgrade_available 0; saveenv; run mender_setup
+mender_boot_part=2
+mender_boot_part_hex=2
+mender_check_saveenv_canary=1
+mender_setup=if test "${mender_saveenv_canary}" != 1; then setenv mender_saveenv_canary 1; saveenv; fi
+scriptaddr=0x40200000
+upgrade_available=0
+EOF
+ln -s u-boot-initial-env-$machine u-boot-initial-env
 printf '# board settings of release %s\nuart=1\n' "$version" >config.txt
 find . -exec touch -h -d "@$epoch" {} +
 rm -rf "$root"

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/bootenv"
@@ -84,12 +85,14 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			contents[name] = content
 		}
 	}
-	env, err := firstEnvironment(im, m)
-	if err != nil {
-		return nil, err
-	}
-	if env != nil {
-		contents[im.DeviceType.Bootloader.Environment] = imaging.Content{Bytes: env}
+	if env := im.DeviceType.Bootloader.Environment; env != "" {
+		if fill := contents[env]; fill.File != "" {
+			block, err := firstEnvironment(im, m, fill.File)
+			if err != nil {
+				return nil, err
+			}
+			contents[env] = imaging.Content{Bytes: block}
+		}
 	}
 	if data := dataPartition(&im.DeviceType.Layout); data != nil {
 		if content, filled := contents[data.Name]; filled && content.File != "" {
@@ -109,6 +112,11 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 // fillTargets are the partitions a fill names: a slot group's name means slot A, or both.
 func fillTargets(l *pipeline.Layout, f pipeline.Fill) []string {
 	var names []string
+	for _, r := range l.Reserves {
+		if r.Name == f.Partition {
+			names = append(names, r.Name)
+		}
+	}
 	for _, p := range l.Partitions {
 		if p.Name == f.Partition || (p.SlotGroup == f.Partition && (p.Slot == "a" || f.Both)) {
 			names = append(names, p.Name)
@@ -175,13 +183,18 @@ func dataPartition(l *pipeline.Layout) *pipeline.Partition {
 	return nil
 }
 
-// firstEnvironment is the bootloader's environment of a device that was just flashed: slot A, nothing pending. Both
-// copies are valid from the start, so that fw_printenv works before U-Boot has ever saved.
-func firstEnvironment(im *pipeline.Image, m *imaging.Map) ([]byte, error) {
+// maxInitialEnv bounds u-boot-initial-env, which has a few kilobytes.
+const maxInitialEnv = 1 << 20
+
+// firstEnvironment is the boot loader's environment of a device that was just flashed: U-Boot's built-in variables, from
+// the text that its build leaves, with slot A chosen and nothing pending. Both copies are valid from the start, so that
+// fw_printenv works before U-Boot has ever saved.
+//
+// Without that text the area stays empty and U-Boot uses its built-in variables until it saves them, as on Mender's
+// images. It must not be filled with the slot's variables alone: U-Boot takes a valid environment in place of the
+// built-in one, and without bootcmd it stops at its prompt.
+func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
 	boot := im.DeviceType.Bootloader
-	if boot.Kind != "u-boot" || boot.Environment == "" {
-		return nil, nil
-	}
 	area, ok := m.Find(boot.Environment)
 	if !ok {
 		return nil, fmt.Errorf("the layout has no area %q for the bootloader environment", boot.Environment)
@@ -190,12 +203,20 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	vars := map[string]string{
-		bootenv.VarBootPart:         strconv.Itoa(a),
-		bootenv.VarBootPartHex:      strconv.FormatInt(int64(a), 16),
-		bootenv.VarUpgradeAvailable: "0",
-		bootenv.VarBootCount:        "0",
-		bootenv.VarBootLimit:        "1",
+	text, err := readLimited(initial, maxInitialEnv)
+	if err != nil {
+		return nil, err
+	}
+	vars, err := parseInitialEnv(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", initial, err)
+	}
+	vars[bootenv.VarBootPart] = strconv.Itoa(a)
+	vars[bootenv.VarBootPartHex] = strconv.FormatInt(int64(a), 16)
+	vars[bootenv.VarUpgradeAvailable] = "0"
+	vars[bootenv.VarBootCount] = "0"
+	if vars[bootenv.VarBootLimit] == "" {
+		vars[bootenv.VarBootLimit] = "1"
 	}
 	block := make([]byte, area.Size)
 	for i, loc := range environmentCopies(im, area) {
@@ -206,6 +227,23 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map) ([]byte, error) {
 		copy(block[loc.Offset-area.Offset:], env)
 	}
 	return block, nil
+}
+
+// parseInitialEnv reads NAME=VALUE lines, as U-Boot's "make u-boot-initial-env" writes them. A text without bootcmd would
+// make a board that stops at its prompt, so it is refused.
+func parseInitialEnv(text string) (map[string]string, error) {
+	vars := map[string]string{}
+	for n, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		name, value, ok := strings.Cut(line, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("line %d is not NAME=VALUE; u-boot-initial-env is meant", n+1)
+		}
+		vars[name] = value
+	}
+	if vars["bootcmd"] == "" {
+		return nil, errors.New("it has no bootcmd, so U-Boot would not boot with it")
+	}
+	return vars, nil
 }
 
 // environmentCopies says where on the disk the environment is: one copy at the start of its area or, when redundant,
