@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs every fuzz target of the repository for the given time (default 10s), one after the other.
+# Runs every fuzz target of the repository for the given time (default 10s) or number of runs (1000x), one after the other.
 set -eu
 time=${1:-10s}
 grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r dir; do

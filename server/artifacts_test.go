@@ -388,3 +388,19 @@ func TestArtifactInUse(t *testing.T) {
 		t.Errorf("deleting it after the deployment's end: %v", err)
 	}
 }
+
+// TestRefusalOfALargeUploadIsHeard: the reason comes although the client is still sending when the server knows it.
+func TestRefusalOfALargeUploadIsHeard(t *testing.T) {
+	b := newBench(t, nil)
+	path := filepath.Join(t.TempDir(), "junk.mender")
+	if err := os.WriteFile(path, bytes.Repeat([]byte("junk"), 4<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		_, err := b.UploadArtifact(t.Context(), path, "", nil)
+		var refused *client.APIError
+		if !errors.As(err, &refused) || refused.Status != http.StatusBadRequest {
+			t.Fatalf("got %v, want the server's reason", err)
+		}
+	}
+}

@@ -37,6 +37,17 @@ const (
 // upload takes an artifact as a stream: it is written beside its final place, hashed and verified in one pass, and becomes
 // visible only when every checksum of it was met. The order of writes is in DESIGN.md.
 func (s *Server) upload(w http.ResponseWriter, r *http.Request) error {
+	body := &movingDeadline{r: r.Body, c: http.NewResponseController(w)}
+	err := s.takeUpload(w, r, body)
+	if err != nil {
+		// A connection that is closed while the client still sends is reset, and the reason is lost with it. So what
+		// remains is read, by whoever may upload as much anyway.
+		_, _ = io.Copy(io.Discard, io.LimitReader(body, s.limits.ArtifactBytes+uploadSlack))
+	}
+	return err
+}
+
+func (s *Server) takeUpload(w http.ResponseWriter, r *http.Request, stream io.ReadCloser) error {
 	if err := s.own(); err != nil {
 		return fmt.Errorf("taking over the data directory: %w", err)
 	}
@@ -47,7 +58,7 @@ func (s *Server) upload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || kind != "multipart/form-data" || params["boundary"] == "" {
 		return refuse(http.StatusUnsupportedMediaType, "the body must be multipart/form-data")
 	}
-	body := http.MaxBytesReader(w, &movingDeadline{r: r.Body, c: http.NewResponseController(w)}, s.limits.ArtifactBytes+uploadSlack)
+	body := http.MaxBytesReader(w, stream, s.limits.ArtifactBytes+uploadSlack)
 	form := multipart.NewReader(body, params["boundary"])
 	u := uploadForm{size: -1, id: uuid.NewString()}
 	for range maxParts {
