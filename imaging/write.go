@@ -102,11 +102,12 @@ func Write(ctx context.Context, path string, img *Image) (m *Map, err error) {
 			return nil, err
 		}
 		// Beside the image: there is room for it, and the finished file systems can be cloned instead of copied.
-		work, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".twinkeel-tmp-*")
+		work, remove, err := durable.TempDir(path)
 		if err != nil {
-			return nil, fmt.Errorf("creating %s: %w", path, err)
+			return nil, err
 		}
-		defer removeAll(work)
+		defer remove()
+		defer makeRemovable(work)
 		if work, err = filepath.Abs(work); err != nil { // the programs run in folders of their own
 			return nil, fmt.Errorf("creating %s: %w", path, err)
 		}
@@ -355,13 +356,12 @@ func (img *Image) makeFilesystem(ctx context.Context, work string, r Region) (so
 	return source{region: r, path: path, size: r.Size}, f.Close()
 }
 
-// removeAll also removes what a tree made unreadable.
-func removeAll(dir string) {
+// makeRemovable opens directories that a tree made unreadable.
+func makeRemovable(dir string) {
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			_ = os.Chmod(path, 0o700)
 		}
 		return nil
 	})
-	_ = os.RemoveAll(dir)
 }

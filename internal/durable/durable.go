@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // tempPrefix and tempMark shape the name of a file that is still being written: ".NAME.twinkeel-tmp-RANDOM".
@@ -42,7 +43,7 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 	if dir == "" {
 		dir = "."
 	}
-	f, err := os.CreateTemp(dir, tempPrefix+base+tempMark+"*")
+	f, err := createTemp(dir, tempPrefix+base+tempMark+"*")
 	if err != nil {
 		return nil, pathError("creating", path, err)
 	}
@@ -52,6 +53,51 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 		return nil, pathError("creating", path, err)
 	}
 	return &File{File: f, path: path}, nil
+}
+
+// TempDir makes a directory beside path for what is needed while path is made. The caller removes it with remove; Sweep
+// does if the process can't any more.
+func TempDir(path string) (dir string, remove func(), err error) {
+	dir, err = os.MkdirTemp(filepath.Dir(path), tempPrefix+filepath.Base(path)+tempMark+"*")
+	if err != nil {
+		return "", nil, pathError("creating a directory beside", path, err)
+	}
+	held, err := os.Open(dir)
+	if err != nil {
+		os.RemoveAll(dir)
+		return "", nil, pathError("opening directory", dir, err)
+	}
+	if !hold(held) {
+		held.Close()
+		return TempDir(path)
+	}
+	return dir, func() { os.RemoveAll(dir); held.Close() }, nil
+}
+
+// createTemp makes a temporary file that is held. Between the two steps another process's Sweep may take the file for
+// left behind; then there is another.
+func createTemp(dir, pattern string) (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(dir, pattern)
+		if err != nil {
+			return nil, err
+		}
+		if hold(f) {
+			return f, nil
+		}
+		f.Close()
+		os.Remove(f.Name())
+	}
+}
+
+// hold marks a temporary file or directory as in use, for Sweep. The kernel takes the mark away when the process ends,
+// however it ends. False means that it is being swept, or was.
+func hold(f *os.File) bool {
+	if errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+		return false
+	}
+	_, err := os.Lstat(f.Name())
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Path is the name the file will have after Commit.
@@ -196,8 +242,7 @@ func Sync(f *os.File) error {
 	return nil
 }
 
-// Sweep deletes the temporary files that an interrupted process left in dir. Call it where no other process writes to
-// that directory.
+// Sweep deletes what interrupted processes left in dir: temporary files and directories that no process holds.
 func Sweep(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -207,13 +252,39 @@ func Sweep(dir string) error {
 		return pathError("reading directory", dir, err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPrefix) && strings.Contains(e.Name(), tempMark) && e.Type().IsRegular() {
-			if err := Remove(filepath.Join(dir, e.Name())); err != nil {
+		if !strings.HasPrefix(e.Name(), tempPrefix) || !strings.Contains(e.Name(), tempMark) {
+			continue
+		}
+		if path := filepath.Join(dir, e.Name()); leftBehind(path) {
+			if err := removeAll(path); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func leftBehind(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() && !info.IsDir() {
+		return false
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+}
+
+func removeAll(path string) error {
+	if err := step("remove", path); err != nil {
+		return pathError("removing", path, err)
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return pathError("removing", path, err)
+	}
+	return SyncDir(filepath.Dir(path))
 }
 
 // pathError says what was being done to which file. The temporary name, which *os.PathError carries, would only

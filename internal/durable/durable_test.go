@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -174,7 +175,7 @@ func TestMkdirAllAndRemove(t *testing.T) {
 	}
 }
 
-func TestSweepLeavesOtherFiles(t *testing.T) {
+func TestSweepTakesOnlyWhatWasLeftBehind(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	for _, name := range []string{"keep", ".hidden", ".out" + tempMark + "123"} {
@@ -182,11 +183,31 @@ func TestSweepLeavesOtherFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.MkdirAll(filepath.Join(dir, ".out"+tempMark+"d", "below"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Create(filepath.Join(dir, "busy"), 0o644) // as if by another process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Abort()
+	work, remove, err := TempDir(filepath.Join(dir, "busy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{".hidden", filepath.Base(f.Name()), filepath.Base(work), "keep"}
 	if err := Sweep(dir); err != nil {
 		t.Fatal(err)
 	}
-	if names := list(t, dir); names != ".hidden keep" {
-		t.Errorf("left: %s", names)
+	got := strings.Fields(list(t, dir))
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("left %v, want %v", got, want)
+	}
+	remove()
+	if strings.Contains(list(t, dir), filepath.Base(work)) {
+		t.Error("the directory is still there")
 	}
 	if err := Sweep(filepath.Join(dir, "none")); err != nil {
 		t.Error(err)

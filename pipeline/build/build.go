@@ -16,6 +16,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
 
@@ -148,6 +150,11 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 	progress := func(done, total int64) {
 		r.events(Event{Address: s.Action.Address, State: StateProgress, Doing: "writing", Done: done, Total: total})
 	}
+	if path := outputPath(s.Action); path != "" {
+		if err := durable.Sweep(filepath.Dir(path)); err != nil { // what a killed build left
+			return nil, err
+		}
+	}
 	var (
 		out *Output
 		err error
@@ -168,6 +175,17 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 }
 
 // remember adds an output to the record as it is now: another build in the same directory may have added its own.
+// outputPath is the file that an action makes.
+func outputPath(a *pipeline.Action) string {
+	switch a.Kind {
+	case pipeline.KindArtifact:
+		return a.Artifact.Path
+	case pipeline.KindImage:
+		return a.Image.Path
+	}
+	return ""
+}
+
 func (r *runner) remember(address string, out *Output) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -288,6 +288,21 @@ func TestFullDiskAtEveryStep(t *testing.T) {
 	}
 }
 
+func TestBuildSweepsWhatAKilledOneLeft(t *testing.T) {
+	t.Parallel()
+	plan := artifactPlan(t)
+	dir := filepath.Dir(plan.Actions[0].Artifact.Path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(dir, ".os.mender.twinkeel-tmp-1")
+	write(t, left, "half an artifact")
+	buildAll(t, plan)
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s is still there", left)
+	}
+}
+
 func TestCancelLeavesNothing(t *testing.T) {
 	t.Parallel()
 	plan := artifactPlan(t)

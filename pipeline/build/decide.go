@@ -99,13 +99,10 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	}
 	s := &Step{Action: a}
 	var err error
-	var path string
 	switch a.Kind {
 	case pipeline.KindArtifact:
-		path = a.Artifact.Path
 		err = d.describeArtifact(ctx, s, a.Artifact)
 	case pipeline.KindImage:
-		path = a.Image.Path
 		err = d.describeImage(ctx, s, a.Image)
 	}
 	if err != nil {
@@ -122,7 +119,7 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	}
 	s.Reasons = append(s.Reasons, d.changes(s, last)...)
 	if len(s.Reasons) == 0 {
-		r, err := d.outputChanged(ctx, path, last)
+		r, err := d.outputChanged(ctx, outputPath(a), last)
 		if err != nil {
 			return nil, err
 		}

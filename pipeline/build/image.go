@@ -85,6 +85,11 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			contents[name] = content
 		}
 	}
+	for _, p := range im.DeviceType.Layout.Partitions {
+		if _, filled := contents[p.Name]; p.Slot == "b" && p.Filesystem != "none" && !filled {
+			contents[p.Name] = imaging.Content{} // an empty file system, as on Mender's images: it can be mounted and checked
+		}
+	}
 	if env := im.DeviceType.Bootloader.Environment; env != "" {
 		if fill := contents[env]; fill.File != "" {
 			block, err := firstEnvironment(im, m, fill.File)
