@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -98,8 +99,10 @@ func (a *app) rolloutStatusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status [ADDRESS]...",
 		Short: "Show how far rollouts have come",
-		Args:  cobra.ArbitraryArgs,
-		RunE:  func(cmd *cobra.Command, args []string) error { return a.runRolloutStatus(cmd.Context(), o, args) },
+		Long: `Show the newest deployment of each rollout: its phases and its devices. The server knows it; what a release is built from
+need not be there.`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runRolloutStatus(cmd.Context(), o, args) },
 	}
 	c.Flags().BoolVar(&o.watch, "watch", false, "show every change until the rollout is finished, aborted or paused")
 	c.Flags().BoolVar(&o.wait, "wait", false, "as --watch, and exit with 1 unless every device has the release")
@@ -116,7 +119,7 @@ type rolloutStatus struct {
 }
 
 func (a *app) runRolloutStatus(ctx context.Context, o statusOptions, targets []string) error {
-	rollouts, err := a.rollouts(ctx, targets)
+	rollouts, err := a.declaredRollouts(targets)
 	if err != nil {
 		return err
 	}
@@ -150,13 +153,13 @@ func (a *app) runRolloutStatus(ctx context.Context, o statusOptions, targets []s
 // watchInterval is how often a watched rollout is asked for.
 const watchInterval = 500 * time.Millisecond
 
-func (a *app) rolloutStatus(ctx context.Context, c *client.Client, r *pipeline.Rollout, o statusOptions) (*rolloutStatus, error) {
+func (a *app) rolloutStatus(ctx context.Context, c *client.Client, r pipeline.RolloutRef, o statusOptions) (*rolloutStatus, error) {
 	s := &rolloutStatus{Address: r.Address}
 	last := ""
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
-		d, err := build.FindDeployment(ctx, c, r)
+		d, err := build.NewestDeployment(ctx, c, r.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -228,12 +231,12 @@ func (s *rolloutStatus) mustBeDone() error {
 }
 
 // statusText is one look at a rollout: the phases, then the devices.
-func (a *app) statusText(s *rolloutStatus, r *pipeline.Rollout) string {
+func (a *app) statusText(s *rolloutStatus, r pipeline.RolloutRef) string {
 	st := a.ui.out
 	var b strings.Builder
 	d := s.Deployment
 	if d == nil {
-		fmt.Fprintf(&b, "%s %s %s\n", st.bold(r.Address), r.Artifacts[0].Name, st.dim("not started"))
+		fmt.Fprintf(&b, "%s %s\n", st.bold(r.Address), st.dim("not started"))
 		return b.String()
 	}
 	state := d.State()
@@ -294,18 +297,9 @@ func (a *app) rolloutSetCommand(verb, status, short string) *cobra.Command {
 	}
 }
 
-// runRolloutSet changes the newest deployment of each rollout, whatever its release. It needs neither the files of the
-// build nor its variables: whoever stops a rollout may sit elsewhere, and is in a hurry.
+// runRolloutSet changes the newest deployment of each rollout, whatever its release.
 func (a *app) runRolloutSet(ctx context.Context, targets []string, status string) error {
-	p, err := a.load()
-	if err != nil {
-		return err
-	}
-	all, diags := p.Rollouts()
-	if err := a.check(p, diags); err != nil {
-		return err
-	}
-	rollouts, err := chooseRollouts(all, targets)
+	rollouts, err := a.declaredRollouts(targets)
 	if err != nil {
 		return err
 	}
@@ -343,6 +337,26 @@ type rolloutChange struct {
 }
 
 // chooseRollouts returns the rollouts that targets name: by address, by block for all its instances, or "rollout.*".
+// declaredRollouts are the pipeline's rollouts as their servers know them, without the files of the build: whoever
+// watches or stops a rollout may sit elsewhere, and is in a hurry.
+func (a *app) declaredRollouts(targets []string) ([]pipeline.RolloutRef, error) {
+	p, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	all, diags := p.Rollouts()
+	if err := a.check(p, diags); err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, errors.New("the pipeline has no rollout")
+	}
+	if len(targets) == 0 {
+		return all, nil
+	}
+	return chooseRollouts(all, targets)
+}
+
 func chooseRollouts(all []pipeline.RolloutRef, targets []string) ([]pipeline.RolloutRef, error) {
 	addresses := make([]string, len(all))
 	for i, r := range all {

@@ -83,6 +83,8 @@ type decider struct {
 	digests *digests
 	force   bool
 	steps   map[string]*Step
+	// sending: the outputs are not made but sent. The key that signed them need not be here, and the record names it.
+	sending bool
 }
 
 func newDecider(plan *pipeline.Plan, force bool) (*decider, error) {
@@ -156,13 +158,27 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 		}
 	}
 	if a.Signer != nil {
-		id, err := signerKeyID(a.Signer)
+		id, err := d.signerKeyID(a)
 		if err != nil {
 			return err
 		}
 		s.attributes[attributeSigner] = id
 	}
 	return nil
+}
+
+func (d *decider) signerKeyID(a *pipeline.Artifact) (string, error) {
+	if d.sending {
+		if last := d.record.Outputs[a.Address]; last != nil {
+			return last.SignerKeyID, nil
+		}
+		return "", nil
+	}
+	signer, err := OpenSigner(a.Signer)
+	if err != nil {
+		return "", err
+	}
+	return signer.KeyID(), nil
 }
 
 func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image) error {

@@ -44,6 +44,7 @@ func Push(ctx context.Context, c *client.Client, plan *pipeline.Plan, artifacts 
 	if err != nil {
 		return nil, err
 	}
+	d.sending = true
 	defer d.digests.save()
 	var pushed []Pushed
 	for _, a := range artifacts {

@@ -31,14 +31,6 @@ func OpenSigner(s *pipeline.Signer) (signing.Signer, error) {
 	return signer, nil
 }
 
-func signerKeyID(s *pipeline.Signer) (string, error) {
-	signer, err := OpenSigner(s)
-	if err != nil {
-		return "", err
-	}
-	return signer.KeyID(), nil
-}
-
 type noPassphraseError struct{ signer *pipeline.Signer }
 
 func (e *noPassphraseError) Error() string {
