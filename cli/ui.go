@@ -195,9 +195,10 @@ func (a *app) reportDiagnostics(diags hcl.Diagnostics, files map[string]*hcl.Fil
 }
 
 func hintOf(err error) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return h.Hint()
+	for e := err; e != nil; e = errors.Unwrap(e) { // the outermost that has something to say
+		if h, ok := e.(interface{ Hint() string }); ok && h.Hint() != "" {
+			return h.Hint()
+		}
 	}
 	if errors.Is(err, syscall.ENOSPC) {
 		return "free some space"

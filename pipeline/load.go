@@ -2,8 +2,10 @@ package pipeline
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -158,10 +160,19 @@ func SourceFiles(dir string) ([]string, error) {
 	return paths, nil
 }
 
+// cannotRead says that path can't be read, in words that name no system call.
+func cannotRead(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s cannot be read: %w", path, err)
+}
+
 func listFiles(dir string, suffixes ...string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("reading directory: %w", err)
+		return nil, cannotRead(dir, err)
 	}
 	var paths []string
 	for _, e := range entries {
@@ -189,7 +200,7 @@ func readSource(path string) ([]byte, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, cannotRead(path, err)
 	}
 	defer f.Close()
 	src, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))

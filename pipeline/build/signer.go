@@ -34,7 +34,7 @@ func OpenSigner(s *pipeline.Signer) (signing.Signer, error) {
 type noPassphraseError struct{ signer *pipeline.Signer }
 
 func (e *noPassphraseError) Error() string {
-	return fmt.Sprintf("the key %s is encrypted and no passphrase is given", e.signer.PrivateKey)
+	return "none is given for " + e.signer.Address
 }
 
 // Hint says where a passphrase can come from.
