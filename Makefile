@@ -14,12 +14,15 @@ FUZZTIME    ?= 10s
 export GOFLAGS := -buildvcs=false
 
 .PHONY: build
-build: ## twinkeel and the agent for this machine, in bin/
+build: host cross ## everything: for this machine in bin/, and the released binaries in bin/linux-*/
+
+.PHONY: host
+host: ## twinkeel and the agent for this machine
 	$(GOBUILD) -o bin/ ./cmd/twinkeel ./cmd/twinkeel-vdevice
 	$(GOAGENT) -o bin/ ./cmd/twinkeel-agent
 
 .PHONY: cross
-cross: ## the released binaries: twinkeel for amd64 and arm64, the agent also for armv7
+cross: ## the released binaries, static: twinkeel for amd64 and arm64, the agent also for armv7
 	@for arch in amd64 arm64; do \
 		echo "linux/$$arch"; \
 		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/ ./cmd/twinkeel || exit 1; \
@@ -31,7 +34,7 @@ cross: ## the released binaries: twinkeel for amd64 and arm64, the agent also fo
 .PHONY: demo
 demo: ## build, sign, make images, run a server and three virtual devices, roll out, roll back
 	@scripts/packages.sh demo
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory host
 	@examples/demo/demo.sh
 
 .PHONY: test
