@@ -76,8 +76,17 @@ func slotStatus(disk io.ReaderAt, slot agent.Slot) SlotStatus {
 	s.System, s.Version = release["PRETTY_NAME"], release["VERSION_ID"]
 	if err := runnable(root, initPath, 1); err != nil {
 		s.Problem = err.Error()
+		if empty(root) {
+			s.Problem = "empty"
+		}
 	}
 	return s
+}
+
+// empty says that a file system was made and never filled.
+func empty(root *imaging.Ext4) bool {
+	entries, err := root.ReadDir(".")
+	return err == nil && (len(entries) == 0 || len(entries) == 1 && entries[0].Name() == "lost+found")
 }
 
 // on says whether somebody runs the device now.
