@@ -177,9 +177,10 @@ func TestImageFollowsCACertificate(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ca := filepath.Join(dir, "ca.pem")
+	im := ubootImage()
+	im.Server = &pipeline.Server{CACertificate: ca}
 	plan := &pipeline.Plan{Dir: dir, OutDir: filepath.Join(dir, "out"), Actions: []*pipeline.Action{{
-		Address: "image.board", Kind: pipeline.KindImage,
-		Image: &pipeline.Image{Name: "board", Path: filepath.Join(dir, "out/images/board.img"), Server: &pipeline.Server{CACertificate: ca}},
+		Address: "image.board", Kind: pipeline.KindImage, Image: im,
 	}}}
 	write(t, ca, "one")
 	before := decideOne(t, plan).Key

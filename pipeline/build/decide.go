@@ -182,6 +182,9 @@ func (d *decider) signerKeyID(a *pipeline.Artifact) (string, error) {
 }
 
 func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image) error {
+	if _, err := ImageMap(im); err != nil { // before anything is built, and not only when it is this image's turn
+		return err
+	}
 	device := im.DeviceType
 	device.Address, device.Layout.Address = "", ""
 	s.attributes = attributes(map[string]any{
@@ -197,7 +200,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		}
 	}
 	for _, f := range im.Fills {
-		s.attributes["fill "+f.Partition] = fmt.Sprintf("both=%t", f.Both)
+		s.attributes["fill "+f.Partition] = fmt.Sprintf("%s, both=%t", fillKind(f), f.Both) // files = { file = ... } is not file = ...
 		if f.File != "" {
 			if err := d.input(ctx, s, "file of "+f.Partition, f.File); err != nil {
 				return err
@@ -228,6 +231,16 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		s.inputs[inputArtifact] = step.Key
 	}
 	return nil
+}
+
+func fillKind(f pipeline.Fill) string {
+	switch {
+	case f.File != "":
+		return "file"
+	case f.Dir != "":
+		return "dir"
+	}
+	return "files"
 }
 
 const (
@@ -323,7 +336,8 @@ func key(kind pipeline.Kind, attributes, inputs map[string]string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// attributes turns values into comparable texts, leaving out what is empty.
+// attributes turns values into comparable texts, leaving out what is not set. An empty list is set: clears_provides = []
+// clears nothing, and without it the defaults are cleared.
 func attributes(values map[string]any) map[string]string {
 	texts := make(map[string]string, len(values))
 	for name, v := range values {
@@ -332,7 +346,7 @@ func attributes(values map[string]any) map[string]string {
 			panic(err) // plan values are plain and always encode
 		}
 		switch string(text) {
-		case "null", `""`, "{}", "[]":
+		case "null", `""`:
 			continue
 		}
 		texts[name] = string(text)

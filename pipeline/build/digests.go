@@ -100,8 +100,12 @@ func (d *digests) file(ctx context.Context, path string) (string, error) {
 
 // tree digests the names, modes and contents below dir.
 func (d *digests) tree(ctx context.Context, dir string) (string, error) {
+	dir, err := filepath.EvalSymlinks(dir) // a walk would stop at a link
+	if err != nil {
+		return "", err
+	}
 	hash := sha256.New()
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

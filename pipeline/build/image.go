@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -108,10 +109,30 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[data.Name]
-		content.Tree = append(content.Tree, tree...)
+		if content.Tree, err = addAgentData(content.Tree, tree); err != nil {
+			return nil, fmt.Errorf("fill of %s: %w", data.Name, err)
+		}
 		contents[data.Name] = content
 	}
 	return contents, nil
+}
+
+// addAgentData adds the agent's files to those of a fill, which may have the same directories but not the same files.
+func addAgentData(fill, agent []imaging.TreeFile) ([]imaging.TreeFile, error) {
+	there := make(map[string]bool, len(fill))
+	for _, t := range fill {
+		there[path.Clean(t.Path)] = true
+	}
+	tree := slices.Clone(fill)
+	for _, t := range agent {
+		switch {
+		case !there[t.Path]:
+			tree = append(tree, t)
+		case !t.Mode.IsDir():
+			return nil, fmt.Errorf("it has %s, which is made for the agent; leave it out", t.Path)
+		}
+	}
+	return tree, nil
 }
 
 // fillTargets are the partitions a fill names: a slot group's name means slot A, or both.
@@ -147,8 +168,12 @@ func fillContent(f pipeline.Fill) (imaging.Content, error) {
 
 // treeOf lists a directory for a file system: everything belongs to root, modes are kept.
 func treeOf(dir string) ([]imaging.TreeFile, error) {
+	dir, err := filepath.EvalSymlinks(dir) // a walk would stop at a link
+	if err != nil {
+		return nil, err
+	}
 	var tree []imaging.TreeFile
-	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil || p == dir {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
@@ -85,6 +86,127 @@ func TestInitialEnvironmentThatWouldNotBoot(t *testing.T) {
 		}
 	}
 	if _, err := firstEnvironment(im, m, "/no/such/file"); !os.IsNotExist(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestImageKey: what changes an image changes its key.
+func TestImageKey(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, tree := filepath.Join(dir, "file"), filepath.Join(dir, "tree")
+	write(t, file, "one")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(tree, "file"), "one")
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(tree, link); err != nil {
+		t.Fatal(err)
+	}
+	im := ubootImage()
+	plan := &pipeline.Plan{Dir: dir, OutDir: filepath.Join(dir, "out"), Actions: []*pipeline.Action{{Address: im.Address, Kind: pipeline.KindImage, Image: im}}}
+	seen := map[string]string{}
+	for name, fill := range map[string]func() pipeline.Fill{
+		"file":          func() pipeline.Fill { return pipeline.Fill{Partition: "boot", File: file} },
+		"file in it":    func() pipeline.Fill { return pipeline.Fill{Partition: "boot", Files: map[string]string{"file": file}} },
+		"other name":    func() pipeline.Fill { return pipeline.Fill{Partition: "boot", Files: map[string]string{"file2": file}} },
+		"both":          func() pipeline.Fill { return pipeline.Fill{Partition: "rootfs", File: file, Both: true} },
+		"slot A":        func() pipeline.Fill { return pipeline.Fill{Partition: "rootfs", File: file} },
+		"nothing in it": func() pipeline.Fill { return pipeline.Fill{Partition: "boot", Files: map[string]string{}} },
+		"link":          func() pipeline.Fill { return pipeline.Fill{Partition: "boot", Dir: link} },
+		"link, changed": func() pipeline.Fill {
+			other := filepath.Join(dir, "tree2")
+			if err := os.Mkdir(other, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(other, "file"), "two")
+			link := filepath.Join(dir, "link2")
+			if err := os.Symlink(other, link); err != nil {
+				t.Fatal(err)
+			}
+			return pipeline.Fill{Partition: "boot", Dir: link}
+		},
+	} {
+		im.Fills = []pipeline.Fill{fill()}
+		key := decideOne(t, plan).Key
+		if other := seen[key]; other != "" {
+			t.Errorf("%q and %q have one key", name, other)
+		}
+		seen[key] = name
+	}
+}
+
+// TestLinkedDirectory: a link to a directory fills a partition as the directory does, and a change behind it counts.
+func TestLinkedDirectory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	tree := filepath.Join(dir, "tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(tree, "file"), "one")
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("tree", link); err != nil {
+		t.Fatal(err)
+	}
+	content, err := fillContent(pipeline.Fill{Partition: "boot", Dir: link})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(content.Tree) != 1 || content.Tree[0].Path != "file" {
+		t.Errorf("got %v", content.Tree)
+	}
+	d := openDigests(dir)
+	before, err := d.tree(t.Context(), link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(tree, "file"), "two")
+	if after, err := d.tree(t.Context(), link); err != nil || after == before {
+		t.Errorf("a change behind the link is not seen: %v", err)
+	}
+}
+
+// TestEmptyListIsNotTheDefault: clears_provides = [] makes another artifact than no clears_provides.
+func TestEmptyListIsNotTheDefault(t *testing.T) {
+	t.Parallel()
+	plan := artifactPlan(t)
+	buildAll(t, plan)
+	plan.Actions[0].Artifact.ClearsProvides = []string{}
+	if got := decideOne(t, plan); got.Verb != VerbRebuild {
+		t.Errorf("it is %s", got.Verb)
+	}
+}
+
+// TestLayoutIsCheckedBeforeTheBuild: a layout that cannot be written is found with the plan.
+func TestLayoutIsCheckedBeforeTheBuild(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	im := ubootImage()
+	im.DeviceType.Layout.Reserves[0].Offset = 0 // over the partition table
+	plan := &pipeline.Plan{Dir: dir, OutDir: filepath.Join(dir, "out"), Actions: []*pipeline.Action{{Address: im.Address, Kind: pipeline.KindImage, Image: im}}}
+	if _, err := Decide(t.Context(), plan, false); err == nil || !strings.Contains(err.Error(), "overlaps") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAgentDataBesideAFill: the data partition's own directories may be there, the agent's files may not.
+func TestAgentDataBesideAFill(t *testing.T) {
+	t.Parallel()
+	agent := []imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o755}, {Path: "mender/device_type", Data: []byte("x")}}
+	tree, err := addAgentData([]imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o700}, {Path: "mender/extra", Data: []byte("y")}}, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, f := range tree {
+		paths = append(paths, f.Path)
+	}
+	if got := strings.Join(paths, " "); got != "mender mender/extra mender/device_type" {
+		t.Errorf("got %s", got)
+	}
+	if _, err := addAgentData([]imaging.TreeFile{{Path: "mender/device_type", Data: []byte("y")}}, agent); err == nil || !strings.Contains(err.Error(), "mender/device_type") {
 		t.Errorf("got %v", err)
 	}
 }
