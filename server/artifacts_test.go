@@ -404,3 +404,47 @@ func TestRefusalOfALargeUploadIsHeard(t *testing.T) {
 		}
 	}
 }
+
+// TestTwoUploadsUnderOneID: whichever is refused must not take the other one's bytes away.
+func TestTwoUploadsUnderOneID(t *testing.T) {
+	b := newBench(t, nil)
+	const id = "6f2b0a52-3a6e-4bd4-9b0b-0c6d0a6d3c11"
+	big := func(a *artifactfmt.Artifact) { a.Compression = artifactfmt.CompressionNone }
+	body, kind := form("artifact_id", id, "artifact", read(t, artifact(t, "slow", "board", bytes.Repeat([]byte("s"), 300_000), big)))
+	r, w := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", b.http.URL+menderapi.PathArtifacts, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", kind)
+	req.Header.Set("Authorization", "Bearer "+b.token)
+	slow := make(chan int, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			slow <- 0
+			return
+		}
+		resp.Body.Close()
+		slow <- resp.StatusCode
+	}()
+	w.Write(body[:len(body)/2])
+	for tick := time.NewTicker(time.Millisecond); len(b.blobs()) == 0; <-tick.C { //nolint:revive // the condition is the wait
+		if t.Context().Err() != nil {
+			t.Fatal("the first upload never began")
+		}
+	}
+	quick, _, _ := b.postForm("artifact_id", id, "artifact", read(t, artifact(t, "quick", "board", bytes.Repeat([]byte("q"), 5000), big)))
+	w.Write(body[len(body)/2:])
+	w.Close()
+	if first := <-slow; first != 201 || quick != 409 {
+		t.Errorf("the upload that came first: %d, want 201; the other one: %d, want 409", first, quick)
+	}
+	l, err := b.ArtifactLink(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _, _ := b.send("GET", strings.TrimPrefix(l.URI, b.http.URL), "", nil); status != 200 {
+		t.Errorf("the artifact is listed, and its download answers %d", status)
+	}
+}

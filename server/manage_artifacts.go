@@ -80,6 +80,11 @@ func (s *Server) deleteArtifact(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	release, ok := s.writing.take(id) // until the blob is gone, nobody may upload under the id again
+	if !ok {
+		return refuse(http.StatusConflict, "the artifact is being uploaded or deleted")
+	}
+	defer release()
 	err = s.store.DeleteArtifact(r.Context(), id)
 	if errors.Is(err, store.ErrInUse) {
 		return refuse(http.StatusConflict, "an unfinished deployment uses the artifact")

@@ -107,6 +107,7 @@ type Server struct {
 
 	authRate, loginRate, deviceRate *limiter
 	seenDevices, seenTokens         seen
+	writing                         claims // ids of artifacts that are coming or going
 
 	own     func() error // becomes the data directory's only server, once
 	lock    *fileLock

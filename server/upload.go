@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -136,6 +137,12 @@ func (s *Server) receive(ctx context.Context, body io.Reader, u uploadForm) (*me
 	if u.size > s.limits.ArtifactBytes {
 		return nil, s.errArtifactSize()
 	}
+	// Two uploads under one id would share a blob, and the one that is refused would take it away from the other.
+	release, ok := s.writing.take(u.id)
+	if !ok {
+		return nil, refuse(http.StatusConflict, "an artifact with the id %s is being uploaded or deleted", u.id)
+	}
+	defer release()
 	if known, err := s.store.HasArtifact(ctx, u.id); err != nil || known {
 		if known {
 			return nil, refuse(http.StatusConflict, "an artifact has the id %s already", u.id)
@@ -313,6 +320,30 @@ func combinationsOf(info *artifactfmt.Info) ([]string, error) {
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
+}
+
+// claims are the ids of artifacts whose record and blob are about to change. One process serves, so memory is enough.
+type claims struct {
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+// take claims an id, unless somebody has it. The claim ends with release.
+func (c *claims) take(id string) (release func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ids[id] {
+		return nil, false
+	}
+	if c.ids == nil {
+		c.ids = map[string]bool{}
+	}
+	c.ids[id] = true
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.ids, id)
+	}, true
 }
 
 var errTooLarge = errors.New("too large")
