@@ -65,7 +65,7 @@ func (s *Server) schedule(ctx context.Context) {
 				s.log.Error("recording when devices were seen", "error", err)
 			}
 		case <-clean.C:
-			err := errors.Join(s.store.DropSilentPending(ctx, s.now().Add(-s.limits.PendingFor)),
+			err := errors.Join(s.store.DropSilentPending(ctx, s.now().Add(-s.limits.PendingFor), s.now()),
 				s.store.DropExpiredTokens(ctx, s.now()), s.store.Optimize(ctx))
 			if err != nil && ctx.Err() == nil {
 				s.log.Error("cleaning up", "error", err)

@@ -283,8 +283,25 @@ func (s *Store) TouchDevices(ctx context.Context, seen map[string]time.Time) err
 	return s.touch(ctx, "UPDATE devices SET checked_in = max(coalesce(checked_in, 0), ?) WHERE id = ?", seen)
 }
 
-// DropSilentPending forgets pending devices that have not been heard of since the given time.
-func (s *Store) DropSilentPending(ctx context.Context, since time.Time) error {
-	_, err := s.write.ExecContext(ctx, "DELETE FROM devices WHERE status = 'pending' AND coalesce(checked_in, created) < ?", millis(since))
-	return err
+// DropSilentPending forgets pending devices that have not been heard of since the given time. One that was accepted once
+// may be awaited by a rollout; that goes on without it.
+func (s *Store) DropSilentPending(ctx context.Context, since, now time.Time) error {
+	silent := func(q querier) ([]string, error) {
+		return collect(ctx, q, scanString, "SELECT id FROM devices WHERE status = 'pending' AND coalesce(checked_in, created) < ?", millis(since))
+	}
+	if ids, err := silent(s.read); err != nil || len(ids) == 0 {
+		return err
+	}
+	return s.update(ctx, func(tx *sql.Tx) error {
+		ids, err := silent(tx)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if err := deleteDevice(ctx, tx, id, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

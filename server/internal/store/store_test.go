@@ -36,6 +36,7 @@ func TestContract(t *testing.T) {
 		"conflicting artifacts":  contractArtifacts,
 		"tallies are the counts": contractTallies,
 		"parallel":               contractParallel,
+		"forgotten targets":      contractForgotten,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, openStore(t)) })
 	}
@@ -135,12 +136,39 @@ func contractAuth(t *testing.T, s *Store) {
 		since time.Duration
 		want  error
 	}{{30 * time.Minute, nil}, {2 * time.Hour, ErrNotFound}} {
-		if err := s.DropSilentPending(ctx, epoch.Add(c.since)); err != nil {
+		if err := s.DropSilentPending(ctx, epoch.Add(c.since), epoch.Add(c.since)); err != nil {
 			t.Error(err)
 		}
 		if _, err := s.Device(ctx, silent); !errors.Is(err, c.want) {
 			t.Errorf("a device heard of after an hour, asked for since %s: %v", c.since, err)
 		}
+	}
+}
+
+// contractForgotten: a device that is forgotten in the middle of a rollout, by whichever way, does not hold it up for ever.
+func contractForgotten(t *testing.T, s *Store) {
+	ctx := t.Context()
+	id := addDevice(t, s, "once accepted", "accepted")
+	if err := addArtifact(t, s, "a", "r", "board"); err != nil {
+		t.Fatal(err)
+	}
+	dep := deploy(t, s, "d", menderapi.Policy{}, 0)
+	device, err := s.Device(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetAuthStatus(ctx, id, device.AuthSets[0].ID, "pending", epoch); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DropSilentPending(ctx, epoch.Add(time.Hour), epoch.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.Deployment(ctx, dep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Status != menderapi.DeploymentFinished || d.Statistics.Status[menderapi.StatusDecommissioned] != 1 {
+		t.Errorf("the rollout to a device that is no more: %s %v", d.Status, d.Statistics.Status)
 	}
 }
 
