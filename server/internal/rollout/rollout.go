@@ -255,7 +255,8 @@ func exceeded(p menderapi.Policy, ph menderapi.Phase, t Tally, forgiven int) str
 		limit = ph.FailureThreshold
 	}
 	failed := t.Failed - forgiven
-	if limit == nil || failed <= 0 || float64(failed)*100 <= *limit*float64(t.Devices) {
+	// At the threshold is not above it: 69 of 1500 are 4.6 %, though 4.6*1500 is 6899.999999999999 in floating point.
+	if limit == nil || failed <= 0 || float64(failed)*100 <= *limit*float64(t.Devices)+1e-6 {
 		return ""
 	}
 	return fmt.Sprintf("%d of %d devices of phase %q failed; its failure threshold is %s %%",

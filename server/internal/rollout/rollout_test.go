@@ -91,6 +91,7 @@ func TestStep(t *testing.T) {
 	}}
 	abort := two
 	abort.OnFailure = "abort"
+	odd := menderapi.Policy{OnFailure: "pause", FailureThreshold: ptr(4.6), Phases: []menderapi.Phase{{Name: "all", Percent: 100}}}
 	running := Position{State: "running"}
 	soakEnd := now.Add(time.Minute)
 	for name, c := range map[string]struct {
@@ -110,6 +111,8 @@ func TestStep(t *testing.T) {
 		"failed again":         {two, Position{State: "running", Forgiven: 1}, []Tally{{Devices: 2, Failed: 2}, {Devices: 8}}, Position{State: "paused", Forgiven: 1, Reason: `2 of 2 devices of phase "canary" failed; its failure threshold is 0 %`}},
 		"at the threshold":     {two, Position{State: "running", Phase: 1}, []Tally{{Devices: 2, Done: 2}, {Devices: 10, Failed: 2}}, Position{State: "running", Phase: 1}},
 		"above the threshold":  {two, Position{State: "running", Phase: 1}, []Tally{{Devices: 2, Done: 2}, {Devices: 10, Failed: 3}}, Position{State: "paused", Phase: 1, Reason: `3 of 10 devices of phase "rest" failed; its failure threshold is 20 %`}},
+		"exactly at it":        {odd, running, []Tally{{Devices: 1500, Failed: 69}}, running},
+		"one more":             {odd, running, []Tally{{Devices: 1500, Failed: 70}}, Position{State: "paused", Reason: `70 of 1500 devices of phase "all" failed; its failure threshold is 4.6 %`}},
 		"abort":                {abort, running, []Tally{{Devices: 2, Failed: 1}, {Devices: 8}}, Position{State: "aborted", Reason: `1 of 2 devices of phase "canary" failed; its failure threshold is 0 %`}},
 		"all done":             {two, Position{State: "running", Phase: 1}, []Tally{{Devices: 2, Done: 2}, {Devices: 1, Done: 1}}, Position{State: "finished", Phase: 1}},
 		"all failed":           {two, Position{State: "running", Phase: 1}, []Tally{{Devices: 2, Done: 2}, {Devices: 1, Failed: 1}}, Position{State: "finished", Phase: 1}},
