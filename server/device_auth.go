@@ -43,7 +43,7 @@ func (s *Server) checkDevice(r *http.Request) error {
 // authRequest gives a token to a device that proves who it is and was accepted. A new one is recorded to wait for that.
 func (s *Server) authRequest(w http.ResponseWriter, r *http.Request) error {
 	from := clientAddress(r)
-	if !s.authRate.allow(from) {
+	if !s.authRate.allow(clientNetwork(r)) {
 		return refuse(http.StatusTooManyRequests, "too many authentication requests from this address")
 	}
 	body, err := s.body(w, r, maxAuthBody)

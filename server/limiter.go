@@ -3,6 +3,7 @@ package server
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -52,4 +53,15 @@ func clientAddress(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
+}
+
+// clientNetwork is whom a bound on strangers counts: the address, and of an IPv6 address the network of 64 bits, since
+// whoever has one address of such a network has them all.
+func clientNetwork(r *http.Request) string {
+	text := clientAddress(r)
+	addr, err := netip.ParseAddr(text)
+	if err != nil || addr.Unmap().Is4() {
+		return text
+	}
+	return netip.PrefixFrom(addr.WithZone(""), 64).Masked().String()
 }

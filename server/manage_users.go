@@ -44,7 +44,7 @@ func (s *Server) checkUser(r *http.Request) error {
 
 // login exchanges a name and a password for a token.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
-	if !s.loginRate.allow(clientAddress(r)) {
+	if !s.loginRate.allow(clientNetwork(r)) {
 		return refuse(http.StatusTooManyRequests, "too many logins from this address")
 	}
 	name, password, ok := r.BasicAuth()

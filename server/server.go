@@ -62,8 +62,8 @@ type Limits struct {
 	DownloadLink   time.Duration // for devices; 24 hours, at most that
 	RetryAfter     time.Duration // between two attempts of a device; 1 minute
 	Shutdown       time.Duration // for requests under way when the server stops; 15 seconds
-	AuthRate       float64       // authentication requests per second and IP address; 20
-	LoginRate      float64       // logins per second and IP address; 1
+	AuthRate       float64       // authentication requests per second and IP address (IPv6: network of 64 bits); 20
+	LoginRate      float64       // logins per second, counted likewise; 1
 	DeviceRate     float64       // requests per second and device; 20
 }
 

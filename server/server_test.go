@@ -505,6 +505,30 @@ func TestBoundsOnStrangers(t *testing.T) {
 	}
 }
 
+// TestLoginRateOfNetworks: an IPv6 network of 64 bits is one sender, another one is another.
+func TestLoginRateOfNetworks(t *testing.T) {
+	b := newBench(t, func(c *server.Config) { c.Limits.LoginRate = 0.1 })
+	for _, c := range []struct {
+		from string
+		want int
+	}{
+		{"[2001:db8:0:1::1]:1000", 401},
+		{"[2001:db8:0:1:ffff::2]:1000", 429},
+		{"[2001:db8:0:2::1]:1000", 401},
+		{"192.0.2.1:1000", 401},
+		{"192.0.2.2:1000", 401},
+		{"192.0.2.1:1001", 429},
+	} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", menderapi.PathLogin, nil)
+		r.RemoteAddr = c.from
+		w := httptest.NewRecorder()
+		b.srv.Handler().ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("a login from %s: %d, want %d", c.from, w.Code, c.want)
+		}
+	}
+}
+
 // TestTokensAreForOneThing: no token works where another kind belongs, nor after its end.
 func TestTokensAreForOneThing(t *testing.T) {
 	b := newBench(t, nil)
