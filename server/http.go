@@ -297,8 +297,11 @@ func jsonReason(err error) string {
 const (
 	defaultPerPage = 20
 	maxPerPage     = 500
-	maxPage        = 1 << 30
+	maxPage        = 1 << 22
 )
+
+// The last page's offset fits an int of 32 bits too, where it would otherwise wrap to the first page.
+const _ = int32(maxPage * maxPerPage)
 
 // paging is the page that a request asks for.
 type paging struct{ page, perPage int }
