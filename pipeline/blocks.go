@@ -154,6 +154,7 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 	known := true
 	slotSize := cty.UnknownVal(cty.Number)
 	grows := ""
+	mounts := make(map[string]string)
 	for _, n := range b.nested {
 		size := n.body.integer("size")
 		known = known && n.body.has("size")
@@ -166,6 +167,11 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 			p := Partition{
 				Name: n.label, Size: size, Filesystem: n.body.text("filesystem"), Label: n.body.text("label"), Type: n.body.text("type"),
 				Mount: n.body.text("mount"), Bootable: n.body.flag("bootable"), Grow: n.body.flag("grow"),
+			}
+			if first := mounts[p.Mount]; first != "" {
+				e.report(fault("Duplicate mount", fmt.Sprintf("%s and %s are both mounted at %s.", first, p.Name, p.Mount), n.body.rangeOf("mount")))
+			} else if p.Mount != "" {
+				mounts[p.Mount] = p.Name
 			}
 			if p.Grow {
 				if grows != "" {
@@ -253,6 +259,9 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 	return computed
 }
 
+// sector is what disks are read and written by.
+const sector = 512
+
 // checkEnvironment finds out whether the boot loader's environment has its place: a device whose environment overlaps
 // something else boots once.
 func (e *evaluator) checkEnvironment(d *DeviceType, l *Layout, b *body) {
@@ -273,6 +282,9 @@ func (e *evaluator) checkEnvironment(d *DeviceType, l *Layout, b *body) {
 			}
 			e.report(fault("Reserve too small", fmt.Sprintf("%s of an environment of %s need %s, but the reserve %s of %s has %s.",
 				sentenceStart(what), formatSize(d.Bootloader.EnvironmentSize), formatSize(need), r.Name, l.Address, formatSize(r.Size)), b.rangeOf(at)))
+		} else if copies == 2 && r.Size%(2*sector) != 0 {
+			e.report(fault("Reserve cannot be halved", fmt.Sprintf("The second copy of the environment stands where the second half of the reserve %s of %s begins, and U-Boot reads whole sectors: its size, %s, must be a multiple of 1KiB.",
+				r.Name, l.Address, formatSize(r.Size)), b.rangeOf("environment")))
 		}
 		return
 	}
@@ -402,10 +414,7 @@ func (e *evaluator) mustFit(file, place string, size int64, filesystem string, a
 	if err != nil {
 		return // reported
 	}
-	rel := file
-	if r, err := filepath.Rel(e.pipeline.dir, file); err == nil && !strings.HasPrefix(r, "..") {
-		rel = r
-	}
+	rel := e.shown(file)
 	if got > size {
 		e.report(fault("File system too large for its place", fmt.Sprintf("%s has %s, but %s has only %s. Make it larger in the layout, or the file smaller.",
 			rel, formatSize(got), place, formatSize(size)), at))
@@ -457,6 +466,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 			continue
 		}
 		filled[n.label] = n.labelRng
+		e.checkFilledTwice(b, n, device)
 		im.Fills = append(im.Fills, e.computeFill(n, device))
 	}
 	if device != nil {
@@ -468,7 +478,79 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 			}
 		}
 	}
+	if device != nil {
+		e.checkSlotContent(inst, im)
+		e.checkDataPartition(inst, im)
+	}
 	return e.builtFile(inst.address, rel)
+}
+
+// checkFilledTwice reports a slot that is filled under its own name and under that of the pair: one of the two would be
+// lost.
+func (e *evaluator) checkFilledTwice(b *body, slot *nestedBody, device *DeviceType) {
+	if device == nil {
+		return
+	}
+	p := findPartition(device, slot.label)
+	if p == nil || p.Slot == "" || p.Name != slot.label {
+		return
+	}
+	for _, n := range b.all("fill") {
+		if n.label == p.SlotGroup && (p.Slot == "a" || n.body.flag("both")) {
+			e.report(fault("Duplicate fill", fmt.Sprintf("The fill of %s, at %s:%d,%d, is for %s, too.", n.label, filepath.Base(n.labelRng.Filename), n.labelRng.Start.Line, n.labelRng.Start.Column, slot.label), slot.labelRng.Ptr()))
+		}
+	}
+}
+
+// checkSlotContent warns of a slot A that holds another file than the release whose name the device will report.
+func (e *evaluator) checkSlotContent(inst *instance, im *Image) {
+	if im.Artifact == nil || im.Artifact.Payload.Type != rootfsImage || len(im.Artifact.Payload.Files) != 1 {
+		return
+	}
+	group, _, _ := im.DeviceType.Layout.slots()
+	for _, n := range inst.body.all("fill") {
+		if n.label != group && n.label != group+"_a" || !n.body.has("file") {
+			continue
+		}
+		file, release := e.pipeline.abs(n.body.text("file")), im.Artifact.Payload.Files[0]
+		if file != release {
+			e.report(caution("Slot holds something else", fmt.Sprintf("The device will report the release of %s, but %s gets another file than that artifact has, %s.",
+				im.Artifact.Address, n.label, e.shown(release)), n.body.rangeOf("file")))
+		}
+	}
+}
+
+// dataMount is where the agent looks for what it needs.
+const dataMount = "/data"
+
+// checkDataPartition finds out whether the agent's configuration has its place.
+func (e *evaluator) checkDataPartition(inst *instance, im *Image) {
+	for _, p := range im.DeviceType.Layout.Partitions {
+		if p.Mount != dataMount {
+			continue
+		}
+		file := false
+		for _, n := range inst.body.all("fill") {
+			file = file || n.label == p.Name && !n.body.unset("file")
+		}
+		if p.Filesystem == "none" && !file {
+			e.report(fault("No file system", fmt.Sprintf("The agent's configuration goes onto %s, which has no file system. Set its filesystem to \"ext4\" in %s, or fill it with a file that holds one.",
+				p.Name, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
+		}
+		return
+	}
+	if len(im.DeviceType.Layout.Partitions) > 0 && !inst.body.open {
+		e.report(caution("No place for the agent's configuration", fmt.Sprintf("No partition of %s has mount = %q, so the image tells the device neither its server nor whom to trust.",
+			im.DeviceType.Layout.Address, dataMount), inst.block.rng.Ptr()))
+	}
+}
+
+// shown is a path as messages name it: relative when it is below the pipeline's directory.
+func (e *evaluator) shown(file string) string {
+	if r, err := filepath.Rel(e.pipeline.dir, file); err == nil && filepath.IsLocal(r) {
+		return r
+	}
+	return file
 }
 
 func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
@@ -518,10 +600,16 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 	}
 	if b.has("files") {
 		f.Files = make(map[string]string)
-		for dest, src := range b.textMap("files") {
+		files := b.textMap("files")
+		for _, dest := range keys(files) {
+			src := files[dest]
 			at := elementRange(b.content.attrs["files"].Expr, &problem{index: -1, key: dest})
 			if reason := checkInside(dest); reason != "" {
 				e.report(fault("Wrong path", reason, at.Ptr()))
+				continue
+			}
+			if _, dup := f.Files[path.Clean(dest)]; dup {
+				e.report(fault("Duplicate file name", fmt.Sprintf("There is already a file %s in this fill, written in another way.", path.Clean(dest)), at.Ptr()))
 				continue
 			}
 			e.mustExist(src, at)

@@ -125,6 +125,7 @@ var ext4 = string(bytes.Repeat([]byte{0}, 1080)) + "\x53\xef" + string(bytes.Rep
 func world() fakeFS {
 	return fake(map[string]fakeFile{
 		"good.ext4":     {size: 60 << 20, data: ext4},
+		"other.ext4":    {size: 60 << 20, data: ext4},
 		"big.ext4":      {size: 70<<20 + 512, data: ext4},
 		"empty.ext4":    {},
 		"root.squashfs": {size: 1 << 20, data: "hsqs"},

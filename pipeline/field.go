@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -324,6 +325,14 @@ func sentence(text string) string {
 	return text
 }
 
+// checkEnvironmentSize keeps to what an environment can have: a header and a variable, and not more than is ever read.
+func checkEnvironmentSize(v cty.Value) string {
+	if n, _ := v.AsBigFloat().Int64(); n < sector || n%sector != 0 || n > 16<<20 {
+		return "must be a multiple of 512 bytes, at most 16MiB"
+	}
+	return ""
+}
+
 // The checks of arguments below get a known value that is not null. What they return completes "NAME ...".
 
 func notEmpty(v cty.Value) string {
@@ -372,16 +381,22 @@ func checkSHA256(v cty.Value) string {
 }
 
 func checkMount(v cty.Value) string {
-	if s := v.AsString(); !strings.HasPrefix(s, "/") || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }) {
-		return "must be an absolute path without spaces, such as \"/data\""
+	if s := v.AsString(); !strings.HasPrefix(s, "/") || path.Clean(s) != s || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }) {
+		return "must be an absolute path without spaces and without a slash at its end, such as \"/data\""
 	}
 	return ""
 }
 
 var validDevice = regexp.MustCompile(`^/dev/[A-Za-z0-9._/+-]+$`)
 
+// partitionNames are Linux's names of partitions, where the name of a disk is wanted.
+var partitionNames = regexp.MustCompile(`^/dev/((sd|vd|hd|xvd)[a-z]+[0-9]+|(mmcblk[0-9]+|nvme[0-9]+n[0-9]+)p[0-9]+)$`)
+
 func checkDevice(v cty.Value) string {
-	if !validDevice.MatchString(v.AsString()) {
+	if partitionNames.MatchString(v.AsString()) {
+		return "must be a disk, not a partition of one"
+	}
+	if path.Clean(v.AsString()) != v.AsString() || !validDevice.MatchString(v.AsString()) {
 		return "must be a path such as \"/dev/mmcblk0\" or \"/dev/vda\""
 	}
 	return ""

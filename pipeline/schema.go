@@ -321,8 +321,8 @@ var deviceTypeSchema = &blockSchema{
 			Name: "u-boot", Doc: "U-Boot with its environment in a reserve of the layout.",
 			Attrs: []*attrSchema{
 				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},
-				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkPositive, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
-				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it."},
+				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkEnvironmentSize, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
+				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, one where the reserve begins (CONFIG_ENV_OFFSET) and one where its second half begins (CONFIG_ENV_OFFSET_REDUND), so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it."},
 			},
 		}},
 	}},

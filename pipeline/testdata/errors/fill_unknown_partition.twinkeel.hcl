@@ -6,6 +6,7 @@ layout "ab" {
   partition "boot" {
     size       = "16MiB"
     filesystem = "vfat"
+    mount      = "/data"
   }
   slots "rootfs" {
     size       = "64MiB"
