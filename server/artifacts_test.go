@@ -448,3 +448,25 @@ func TestTwoUploadsUnderOneID(t *testing.T) {
 		t.Errorf("the artifact is listed, and its download answers %d", status)
 	}
 }
+
+// TestLongFilters: what SQLite cannot take in one query is refused, and is no fault of the server.
+func TestLongFilters(t *testing.T) {
+	b := newBench(t, nil)
+	newDevice(b, "m").accepted()
+	b.push("r", "board", []byte("x"))
+	b.deploy(menderapi.NewDeployment{Name: "d", ArtifactName: "r", AllDevices: true})
+	long := strings.Repeat("_", 26_000)
+	for _, path := range []string{
+		menderapi.PathArtifacts + "?" + strings.Repeat("name=a&", 1500),
+		menderapi.PathArtifacts + "?name=" + long + "*",
+		menderapi.PathArtifacts + "/list?description=" + long,
+		menderapi.PathDeployments + "?search=" + long,
+	} {
+		if status, body, _ := b.send("GET", path, b.token, nil); status != 400 {
+			t.Errorf("GET %.80s…: %d %s, want 400", path, status, body)
+		}
+	}
+	if status, body, _ := b.send("GET", menderapi.PathArtifacts+"?name=a&name=r*", b.token, nil); status != 200 || !strings.Contains(body, `"name":"r"`) {
+		t.Errorf("two names: %d %s", status, body)
+	}
+}

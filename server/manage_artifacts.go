@@ -11,16 +11,32 @@ import (
 // manageLink is how long a link lives that a person asks for, as in Mender.
 const manageLink = 15 * time.Minute
 
-func artifactFilter(r *http.Request) store.ArtifactFilter {
+// artifactFilter reads the filter of a list. Its bounds are far below what SQLite takes in one expression and one pattern.
+func artifactFilter(r *http.Request) (f store.ArtifactFilter, err error) {
 	q := r.URL.Query()
-	return store.ArtifactFilter{
+	f = store.ArtifactFilter{
 		Names: q["name"], Description: q.Get("description"), DeviceType: q.Get("device_type"), PayloadType: q.Get("update_type"),
 	}
+	if len(f.Names) > maxPerPage {
+		return f, invalid("more than %d names", maxPerPage)
+	}
+	for _, text := range append([]string{f.Description}, f.Names...) {
+		if len(text) > maxDescription {
+			return f, errSearchText
+		}
+	}
+	return f, nil
 }
+
+var errSearchText = invalid("a text to search for is longer than %d bytes", maxDescription)
 
 // listArtifacts lists all artifacts: mender-cli 1.9.0 knows no pages.
 func (s *Server) listArtifacts(w http.ResponseWriter, r *http.Request) error {
-	items, _, err := s.store.Artifacts(r.Context(), artifactFilter(r), store.Page{})
+	f, err := artifactFilter(r)
+	if err != nil {
+		return err
+	}
+	items, _, err := s.store.Artifacts(r.Context(), f, store.Page{})
 	if err != nil {
 		return err
 	}
@@ -33,7 +49,11 @@ func (s *Server) pageArtifacts(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		p = paging{page: 1, perPage: defaultPerPage}
 	}
-	items, total, err := s.store.Artifacts(r.Context(), artifactFilter(r), p.store())
+	f, err := artifactFilter(r)
+	if err != nil {
+		return err
+	}
+	items, total, err := s.store.Artifacts(r.Context(), f, p.store())
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,9 @@ func (s *Server) listDeployments(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	f := store.DeploymentFilter{Status: q.Get("status"), Search: q.Get("search")}
+	if len(f.Search) > maxDescription {
+		return errSearchText
+	}
 	switch f.Status {
 	case "", menderapi.DeploymentPending, menderapi.DeploymentInProgress, menderapi.DeploymentFinished:
 	default:

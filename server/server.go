@@ -266,6 +266,10 @@ func (e *TokenExistsError) Error() string {
 	return fmt.Sprintf("a token named %q exists already", e.Name)
 }
 
+// TakeOver makes this process the data directory's only server; ErrInUse says that another one is. Serve and Run do it
+// anyway: call it before something is announced that they could still refuse.
+func (s *Server) TakeOver() error { return s.own() }
+
 // Run does what the server does by itself: it lets phases end their soak, records when devices were last heard of, and
 // forgets what has expired. It returns when ctx is done, with ErrInUse at once when another server uses the data directory.
 // Serve calls it; call it only to serve Handler in another way.

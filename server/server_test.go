@@ -646,8 +646,11 @@ func TestRestart(t *testing.T) {
 		if err := second.AddUser(t.Context(), "a@example.com", "correct horse"); err != nil {
 			t.Errorf("adding a user beside a running server: %v", err)
 		}
-		if err := second.Run(t.Context()); err == nil {
-			t.Error("a second server ran on one data directory")
+		if err := second.TakeOver(); !errors.Is(err, server.ErrInUse) {
+			t.Errorf("a second server took over one data directory: %v", err)
+		}
+		if err := second.Run(t.Context()); !errors.Is(err, server.ErrInUse) {
+			t.Errorf("a second server ran on one data directory: %v", err)
 		}
 	})
 	b := openBench(t, dir, c, nil)
