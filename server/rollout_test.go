@@ -565,3 +565,32 @@ func TestInventory(t *testing.T) {
 		}
 	}
 }
+
+// TestLateOlderDeployment: an older deployment that is released while a newer one is under way on a device waits for it. It
+// would send the device back otherwise, and in the end be forgotten, as for a device that had finished.
+func TestLateOlderDeployment(t *testing.T) {
+	b := newBench(t, nil)
+	d := fleet(b, 1)[0]
+	b.push("one", "board", []byte("1"))
+	b.push("two", "board", []byte("2"))
+	older := b.deploy(menderapi.NewDeployment{Name: "older", ArtifactName: "one", AllDevices: true})
+	if err := b.SetDeploymentStatus(t.Context(), older, "paused"); err != nil {
+		t.Fatal(err)
+	}
+	newer := b.deploy(menderapi.NewDeployment{Name: "newer", ArtifactName: "two", AllDevices: true})
+	if n := d.next("board", "old"); n == nil || n.ID != newer {
+		t.Fatalf("offered %+v, want the newer deployment", n)
+	}
+	d.report(newer, "downloading", "installing")
+	if err := b.SetDeploymentStatus(t.Context(), older, "running"); err != nil {
+		t.Fatal(err)
+	}
+	if n := d.next("board", "old"); n == nil || n.ID != newer {
+		t.Errorf("asking again in the middle: offered %+v, want the newer deployment again", n)
+	}
+	if n := d.next("board", "two"); n != nil {
+		t.Errorf("the device runs the newer release and is offered %s", n.Artifact.ArtifactName)
+	}
+	b.expectStats(newer, map[menderapi.Status]int{"success": 1})
+	b.expectStats(older, map[menderapi.Status]int{"aborted": 1})
+}

@@ -86,7 +86,9 @@ const selectTarget = `SELECT t.deployment, d.id, d.artifact_name, d.force, d.ret
 	t.phase, t.status, t.substate, t.attempt, t.not_before, coalesce(t.artifact_id, ''), t.asked IS NOT NULL, t.offered IS NOT NULL
 	FROM targets t JOIN deployments d ON d.seq = t.deployment`
 
-const selectOpenTargets = selectTarget + " WHERE t.device_id = ? AND t.finished IS NULL ORDER BY t.deployment LIMIT ?"
+// What the device has begun comes first: an older deployment that is released meanwhile must not send it back.
+const selectOpenTargets = selectTarget + ` WHERE t.device_id = ? AND t.finished IS NULL
+	ORDER BY t.status = 'pending', t.deployment LIMIT ?`
 
 func scanTarget(rows *sql.Rows) (t target, err error) {
 	var notBefore sql.NullInt64
@@ -124,7 +126,7 @@ func (t target) installed(p Provides) (menderapi.Status, bool) {
 // maxOpen bounds how many deployments one poll looks at.
 const maxOpen = 100
 
-// Next finds the device's next deployment: the oldest one that is released for it. It returns nil when there is none. On
+// Next finds the device's next deployment: one that it has begun, else the oldest one that is released for it. It returns nil when there is none. On
 // the way it settles what needs no installation: a device that has the artifact already, and one that no artifact fits.
 // A device that asks again in the middle of a deployment has lost its state and is offered the same artifact again.
 func (s *Store) Next(ctx context.Context, device string, p Provides, now time.Time) (*Offer, error) {
@@ -143,16 +145,15 @@ func (s *Store) Next(ctx context.Context, device string, p Provides, now time.Ti
 	}
 	var offer *Offer
 	err := s.update(ctx, func(tx *sql.Tx) error {
-		due, err := open(tx)
-		if err != nil {
-			return err
-		}
-		for _, t := range due {
-			if offer, err = t.offer(ctx, tx, device, p, now); offer != nil || err != nil {
+		for {
+			due, err := open(tx) // anew each time: what is settled may have ended others
+			if err != nil || len(due) == 0 {
+				return err
+			}
+			if offer, err = due[0].offer(ctx, tx, device, p, now); offer != nil || err != nil {
 				return err
 			}
 		}
-		return nil
 	})
 	return offer, err
 }
