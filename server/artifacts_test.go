@@ -429,7 +429,7 @@ func TestTwoUploadsUnderOneID(t *testing.T) {
 		slow <- resp.StatusCode
 	}()
 	w.Write(body[:len(body)/2])
-	for tick := time.NewTicker(time.Millisecond); len(b.blobs()) == 0; <-tick.C { //nolint:revive // the condition is the wait
+	for tick := time.NewTicker(time.Millisecond); len(b.blobs()) == 0; <-tick.C {
 		if t.Context().Err() != nil {
 			t.Fatal("the first upload never began")
 		}
