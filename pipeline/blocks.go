@@ -424,13 +424,16 @@ func (e *evaluator) mustFit(file, place string, size int64, filesystem string, a
 		e.report(fault("Empty file", fmt.Sprintf("%s is empty; the build that makes it was probably interrupted.", rel), at))
 		return
 	}
-	kind, err := e.facts.filesystemOf(file)
-	if err != nil {
+	kind, whole, err := e.facts.filesystemOf(file)
+	switch declared := filesystem != "none" && filesystem != ""; {
+	case err != nil:
 		e.report(fault("Cannot read file", sentence(err.Error()), at))
-		return
-	}
-	if kind != "" && filesystem != "none" && filesystem != "" && kind != filesystem {
+	case declared && kind == "":
+		e.report(fault("Wrong file system", fmt.Sprintf("%s is no file system, or a compressed one, but %s is declared as %s.", rel, place, filesystem), at))
+	case declared && kind != filesystem:
 		e.report(fault("Wrong file system", fmt.Sprintf("%s holds %s, but %s is declared as %s.", rel, kind, place, filesystem), at))
+	case whole > got:
+		e.report(fault("Truncated file", fmt.Sprintf("%s has %s, but the %s file system in it has %s; the build or the copy was probably interrupted.", rel, formatSize(got), kind, formatSize(whole)), at))
 	}
 }
 

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"io/fs"
 	"path"
@@ -121,6 +122,13 @@ func (i fakeInfo) Sys() any           { return nil }
 // ext4 is the beginning of an ext4 file system, as far as anybody looks.
 var ext4 = string(bytes.Repeat([]byte{0}, 1080)) + "\x53\xef" + string(bytes.Repeat([]byte{0}, 2048))
 
+// superblock is ext4 with a number of blocks of 1 KiB.
+func superblock(blocks uint32) string {
+	b := []byte(ext4)
+	binary.LittleEndian.PutUint32(b[1024+4:], blocks)
+	return string(b)
+}
+
 // world is what the pipelines of the tests find.
 func world() fakeFS {
 	return fake(map[string]fakeFile{
@@ -129,6 +137,8 @@ func world() fakeFS {
 		"big.ext4":      {size: 70<<20 + 512, data: ext4},
 		"empty.ext4":    {},
 		"root.squashfs": {size: 1 << 20, data: "hsqs"},
+		"cut.ext4":      {size: 50 << 20, data: superblock(60 << 10)},
+		"noise.ext4":    {size: 50 << 20, data: "noise"},
 		"tree/file":     {data: "x"},
 
 		"deploy/new/demo-image-qemux86-64.rootfs-20260101000000.ext4": {size: 50 << 20, data: ext4},

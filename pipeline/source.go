@@ -496,30 +496,39 @@ func (y *yocto) glob(pattern string) ([]string, error) {
 	return found, nil
 }
 
-// filesystemOf recognises a file system image by its magic numbers, or returns "".
-func (f *facts) filesystemOf(name string) (string, error) {
+// filesystemOf recognises a file system image by its magic numbers, or returns "". The size is that of the file system as
+// its superblock has it, and 0 where that is not looked for.
+func (f *facts) filesystemOf(name string) (kind string, size int64, err error) {
 	r, err := f.fs.Open(f.abs(name))
 	if err != nil {
-		return "", f.explain(name, err)
+		return "", 0, f.explain(name, err)
 	}
 	defer r.Close()
 	head := make([]byte, 2048)
 	n, err := io.ReadFull(r, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return "", f.explain(name, err)
+		return "", 0, f.explain(name, err)
 	}
-	head = head[:n]
-	switch {
-	case len(head) >= 1082 && binary.LittleEndian.Uint16(head[1080:]) == 0xEF53:
-		return "ext4", nil
+	clear(head[n:])
+	le := binary.LittleEndian
+	switch super := head[1024:]; {
+	case le.Uint16(super[56:]) == 0xEF53:
+		blocks, shift := uint64(le.Uint32(super[4:])), le.Uint32(super[24:])
+		if le.Uint32(super[96:])&0x80 != 0 { // 64bit
+			blocks |= uint64(le.Uint32(super[0x150:])) << 32
+		}
+		if shift > 6 || blocks > 1<<46 { // no size that exists
+			return "", 0, nil
+		}
+		return "ext4", int64(blocks << (10 + shift)), nil
 	case bytes.HasPrefix(head, []byte("hsqs")):
-		return "squashfs", nil
-	case len(head) >= 1028 && binary.LittleEndian.Uint32(head[1024:]) == 0xE0F5E1E2:
-		return "erofs", nil
-	case len(head) >= 512 && head[510] == 0x55 && head[511] == 0xAA && (bytes.HasPrefix(head[54:], []byte("FAT")) || bytes.HasPrefix(head[82:], []byte("FAT32"))):
-		return "vfat", nil
+		return "squashfs", int64(min(le.Uint64(head[40:]), 1<<62)), nil
+	case le.Uint32(super) == 0xE0F5E1E2:
+		return "erofs", int64(le.Uint32(super[36:])) << min(super[12], 16), nil
+	case head[510] == 0x55 && head[511] == 0xAA && (bytes.HasPrefix(head[54:], []byte("FAT")) || bytes.HasPrefix(head[82:], []byte("FAT32"))):
+		return "vfat", 0, nil
 	}
-	return "", nil
+	return "", 0, nil
 }
 
 var errMissing = &missingError{}
