@@ -435,3 +435,35 @@ output "sizes" { value = [for a in values(artifact.os) : "${a.size} ${a.sha256}"
 		t.Errorf("after a build: known %t, %s", out.Known, out.Value)
 	}
 }
+
+// TestDeployDirOfSeveralBuilds: what a link names is current, whatever its type, and its companions are those of its date.
+func TestDeployDirOfSeveralBuilds(t *testing.T) {
+	const name = "demo-m.rootfs"
+	tests := map[string]struct {
+		files  map[string]fakeFile
+		rootfs string
+		busy   string
+	}{
+		"a link of the second type wins over an old file of the first": {map[string]fakeFile{
+			"d/" + name + "-20230101000000.ext4":     {size: 1 << 20, data: ext4},
+			"d/" + name + "-20240101000000.squashfs": {size: 1 << 20, data: "hsqs"},
+			"d/" + name + ".squashfs":                {link: name + "-20240101000000.squashfs"},
+		}, "d/" + name + "-20240101000000.squashfs", ""},
+		"companions have the date": {map[string]fakeFile{
+			"d/" + name + "-20240101000000.ext4":     {size: 1 << 20, data: ext4},
+			"d/" + name + ".ext4":                    {link: "./" + name + "-20240101000000.ext4"},
+			"d/" + name + "-20240101000000.manifest": {data: "busybox m 1\n"},
+			"d/" + name + "-20250101000000.manifest": {data: "busybox m 2\n"},
+			"d/" + name + ".manifest":                {link: name + "-20250101000000.manifest"},
+		}, "d/" + name + "-20240101000000.ext4", "1"},
+	}
+	for what, test := range tests {
+		y := &yocto{facts: &facts{ctx: t.Context(), fs: fake(test.files), dir: "/p"}, dir: "d", machine: "m", image: "demo", types: []string{"ext4", "squashfs"}}
+		if err := y.find(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if y.rootfs != test.rootfs || y.packages["busybox"] != test.busy {
+			t.Errorf("%s: got %s, packages %v", what, y.rootfs, y.packages)
+		}
+	}
+}

@@ -179,11 +179,16 @@ func (y *yocto) findRootfs() error {
 				return &sourceError{"image", "Output not usable", err.Error() + "; the build was probably interrupted or cleaned"}
 			}
 			real := name
-			if target, err := y.facts.fs.ReadLink(y.facts.abs(y.join(name))); err == nil && path.Base(target) == target && slices.Contains(y.names, target) {
-				real = target
+			if target, err := y.facts.fs.ReadLink(y.facts.abs(y.join(name))); err == nil {
+				dir := y.facts.abs(y.dir)
+				if target = absolute(dir, target); filepath.Dir(target) == dir && slices.Contains(y.names, filepath.Base(target)) {
+					real = filepath.Base(target)
+				}
 			}
 			return y.take(real, ext, stem, size)
 		}
+	}
+	for _, ext := range y.types { // no type has a link
 		var newest, date, stem string
 		for _, name := range y.names {
 			d, s, ok := y.dated(name, ext)
@@ -285,7 +290,7 @@ func listSome(names []string) string {
 func (y *yocto) companion(suffix string) string {
 	stems := []string{y.stem, y.image + "-" + y.machine + ".rootfs", y.image + "-" + y.machine}
 	if y.buildID != "" {
-		stems = slices.Insert(stems, 1, strings.TrimSuffix(path.Base(y.rootfs), "."+y.rootfsType))
+		stems = slices.Insert(stems, 0, strings.TrimSuffix(path.Base(y.rootfs), "."+y.rootfsType)) // a link may be of another build
 	}
 	for _, stem := range slices.Clone(stems) { // up to 4.2 only some of the companions are called .rootfs
 		if bare := strings.TrimSuffix(stem, ".rootfs"); !slices.Contains(stems, bare) {
