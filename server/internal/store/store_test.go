@@ -37,6 +37,7 @@ func TestContract(t *testing.T) {
 		"tallies are the counts": contractTallies,
 		"parallel":               contractParallel,
 		"forgotten targets":      contractForgotten,
+		"rollouts end":           contractEnd,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, openStore(t)) })
 	}
