@@ -24,6 +24,10 @@ func (img *Image) makeVFAT(ctx context.Context, f *os.File, dir string, r Region
 		// Where the partition begins: boot code that reads the FAT adds it to every sector number.
 		"-h", strconv.FormatInt(r.Offset/sector, 10),
 	}
+	if sector > 512 {
+		// For the sizes of floppies mkfs.vfat plans a root directory of less than one such sector, and leaves it out.
+		args = append(args, "-r", "512")
+	}
 	if r.Label != "" {
 		args = append(args, "-n", r.Label)
 	}
