@@ -297,8 +297,11 @@ func slotNumber(m *imaging.Map, slot string) (int, error) {
 	return 0, errors.New("the layout has no slots; add a slots block, so that there is something to update")
 }
 
-// partitionDevice is Linux's name of a partition: /dev/sda2, /dev/mmcblk0p2.
+// partitionDevice is Linux's name of a partition: /dev/sda2, /dev/mmcblk0p2, /dev/disk/by-path/pci-1-part2.
 func partitionDevice(disk string, number int) string {
+	if strings.HasPrefix(disk, "/dev/disk/by-") { // udev's links, all of one form
+		return disk + "-part" + strconv.Itoa(number)
+	}
 	name := path.Base(disk)
 	if name != "" && name[len(name)-1] >= '0' && name[len(name)-1] <= '9' {
 		disk += "p"

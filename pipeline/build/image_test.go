@@ -210,3 +210,16 @@ func TestAgentDataBesideAFill(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestPartitionDevice(t *testing.T) {
+	t.Parallel()
+	for disk, want := range map[string]string{
+		"/dev/sda": "/dev/sda2", "/dev/mmcblk0": "/dev/mmcblk0p2", "/dev/nvme0n1": "/dev/nvme0n1p2",
+		"/dev/disk/by-path/platform-fe340000.mmc": "/dev/disk/by-path/platform-fe340000.mmc-part2",
+		"/dev/disk/by-id/mmc-0x12":                "/dev/disk/by-id/mmc-0x12-part2",
+	} {
+		if got := partitionDevice(disk, 2); got != want {
+			t.Errorf("%s: got %s, want %s", disk, got, want)
+		}
+	}
+}
