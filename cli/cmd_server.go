@@ -100,16 +100,17 @@ func (a *app) runServer(ctx context.Context, o serverRunOptions) error {
 		return err
 	}
 	defer s.Close()
+	if err := s.TakeOver(); errors.Is(err, server.ErrInUse) {
+		return &hintedError{fmt.Sprintf("%s: %v", o.data, err), "stop the other one, or choose another directory with --data"}
+	} else if err != nil {
+		return err
+	}
 	scheme := "http"
 	if tlsConfig != nil {
 		scheme = "https"
 	}
 	a.notef("%s on %s://%s, data in %s\n", a.ui.err.bold("twinkeel server"), scheme, listener.Addr(), o.data)
-	err = s.Serve(ctx, listener, tlsConfig)
-	if errors.Is(err, server.ErrInUse) {
-		return &hintedError{fmt.Sprintf("%s: %v", o.data, err), "stop the other one, or choose another directory with --data"}
-	}
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err := s.Serve(ctx, listener, tlsConfig); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	a.notef("twinkeel server: stopped\n")
