@@ -32,7 +32,14 @@ mkdir -p "$deploy" "$root" "$work/cache"
 # The kernel: Debian's cloud kernel, which has the NVMe and ext4 drivers built in and so needs no initramfs.
 vmlinuz=$work/cache/vmlinuz-$arch
 if [ ! -s "$vmlinuz" ]; then
-	package=$(apt-cache depends "linux-image-cloud-$arch" | sed -n 's/ *Depends: //p' | head -n 1)
+	package= # a meta package names the kernel: Debian's first, then Ubuntu's
+	for meta in "linux-image-cloud-$arch" linux-image-virtual; do
+		[ -n "$package" ] || package=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/ *Depends: \(linux-image-\)/\1/p' | head -n 1)
+	done
+	if [ -z "$package" ]; then
+		echo "deploy.sh: the package lists name no kernel; run: sudo apt-get update" >&2
+		exit 1
+	fi
 	rm -rf "$work/cache/kernel" && mkdir -p "$work/cache/kernel"
 	(cd "$work/cache/kernel" && apt-get -q -o APT::Sandbox::User=root download "$package" >/dev/null &&
 		dpkg-deb -x ./*.deb .)
