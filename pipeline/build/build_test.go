@@ -304,6 +304,24 @@ func TestBuildSweepsWhatAKilledOneLeft(t *testing.T) {
 	}
 }
 
+// TestImageAloneHasTheSameKey: whether the artifact is in the plan with its image decides nothing.
+func TestImageAloneHasTheSameKey(t *testing.T) {
+	t.Parallel()
+	plan := artifactPlan(t)
+	im := ubootImage()
+	im.Artifact, im.Path = plan.Actions[0].Artifact, filepath.Join(plan.OutDir, "images", "board.img")
+	image := &pipeline.Action{Address: im.Address, Kind: pipeline.KindImage, Image: im, DependsOn: []string{"artifact.os"}}
+	plan.Actions = append(plan.Actions, image)
+	both, err := Decide(t.Context(), plan, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan.Actions = []*pipeline.Action{image}
+	if alone := decideOne(t, plan); alone.Key != both[1].Key {
+		t.Errorf("the image alone has key %s, with its artifact %s", alone.Key, both[1].Key)
+	}
+}
+
 func TestCancelLeavesNothing(t *testing.T) {
 	t.Parallel()
 	plan := artifactPlan(t)

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"sort"
 
 	"github.com/twinkeel/twinkeel/pipeline"
 )
@@ -99,21 +98,10 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	if a.Kind == pipeline.KindRollout {
 		return &Step{Action: a, Verb: VerbStart}, nil
 	}
-	s := &Step{Action: a}
-	var err error
-	switch a.Kind {
-	case pipeline.KindArtifact:
-		err = d.describeArtifact(ctx, s, a.Artifact)
-	case pipeline.KindImage:
-		err = d.describeImage(ctx, s, a.Image)
-	}
+	s, err := d.describe(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	s.attributes["implementation"] = fmt.Sprintf("%s/%d", a.Kind, implementation[a.Kind])
-	s.attributes["epoch"] = fmt.Sprint(d.plan.Epoch.Unix())
-	s.Key = key(a.Kind, s.attributes, s.inputs)
-
 	last := d.record.Outputs[a.Address]
 	if last == nil {
 		s.Verb, s.Reasons = VerbBuild, []Reason{{Code: ReasonNeverBuilt, Detail: "never built"}}
@@ -134,6 +122,25 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	if len(s.Reasons) > 0 {
 		s.Verb = VerbRebuild
 	}
+	return s, nil
+}
+
+// describe gathers what an action's output depends on, and makes its key.
+func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, error) {
+	s := &Step{Action: a}
+	var err error
+	switch a.Kind {
+	case pipeline.KindArtifact:
+		err = d.describeArtifact(ctx, s, a.Artifact)
+	case pipeline.KindImage:
+		err = d.describeImage(ctx, s, a.Image)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.attributes["implementation"] = fmt.Sprintf("%s/%d", a.Kind, implementation[a.Kind])
+	s.attributes["epoch"] = fmt.Sprint(d.plan.Epoch.Unix())
+	s.Key = key(a.Kind, s.attributes, s.inputs)
 	return s, nil
 }
 
@@ -221,12 +228,12 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 	}
 	if im.Artifact != nil {
 		step := d.steps[im.Artifact.Address]
-		if step == nil { // not part of this plan's targets: described by itself
-			step = &Step{}
-			if err := d.describeArtifact(ctx, step, im.Artifact); err != nil {
+		if step == nil { // not part of this plan: described by itself
+			action := &pipeline.Action{Address: im.Artifact.Address, Kind: pipeline.KindArtifact, Artifact: im.Artifact}
+			var err error
+			if step, err = d.describe(ctx, action); err != nil {
 				return err
 			}
-			step.Key = key(pipeline.KindArtifact, step.attributes, step.inputs)
 		}
 		s.inputs[inputArtifact] = step.Key
 	}
@@ -354,18 +361,11 @@ func attributes(values map[string]any) map[string]string {
 	return texts
 }
 
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 func unionKeys(a, b map[string]string) []string {
 	keys := append(sortedKeys(a), sortedKeys(b)...)
-	sort.Strings(keys)
+	slices.Sort(keys)
 	return slices.Compact(keys)
 }
 

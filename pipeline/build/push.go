@@ -117,7 +117,7 @@ func StartRollout(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*
 	}
 	release := r.Artifacts[0].Name
 	s := &Started{Address: r.Address, Name: r.Name, ArtifactName: release}
-	existing, err := FindDeployment(ctx, c, r)
+	existing, err := newestDeployment(ctx, c, r.Name, func(d *menderapi.Deployment) bool { return d.ArtifactName == release })
 	if err != nil {
 		return nil, &ActionError{Address: r.Address, Err: err}
 	}
@@ -135,29 +135,19 @@ func StartRollout(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*
 	return s, nil
 }
 
-// FindDeployment returns the newest deployment of a rollout's release, or nil.
-func FindDeployment(ctx context.Context, c *client.Client, r *pipeline.Rollout) (*menderapi.Deployment, error) {
-	all, err := c.Deployments(ctx, client.DeploymentFilter{Name: r.Name})
-	if err != nil {
-		return nil, err
-	}
-	for i := range all {
-		if all[i].Name == r.Name && all[i].ArtifactName == r.Artifacts[0].Name {
-			return &all[i], nil
-		}
-	}
-	return nil, nil
-}
-
 // NewestDeployment returns the newest deployment of a rollout, whatever its release, or nil.
 func NewestDeployment(ctx context.Context, c *client.Client, name string) (*menderapi.Deployment, error) {
-	all, err := c.Deployments(ctx, client.DeploymentFilter{Name: name})
+	return newestDeployment(ctx, c, name, func(*menderapi.Deployment) bool { return true })
+}
+
+func newestDeployment(ctx context.Context, c *client.Client, name string, wanted func(*menderapi.Deployment) bool) (*menderapi.Deployment, error) {
+	all, err := c.Deployments(ctx, client.DeploymentFilter{Name: name}) // newest first
 	if err != nil {
 		return nil, err
 	}
 	for i := range all {
-		if all[i].Name == name {
-			return &all[i], nil
+		if d := &all[i]; d.Name == name && wanted(d) {
+			return d, nil
 		}
 	}
 	return nil, nil
