@@ -200,11 +200,6 @@ func (p Position) Ended() bool {
 	return p.State == menderapi.RolloutFinished || p.State == menderapi.RolloutAborted
 }
 
-// Released says that devices of the phase may start now.
-func (p Position) Released(phase int) bool {
-	return phase <= p.Phase && (p.State == menderapi.RolloutRunning || p.State == menderapi.RolloutSoaking)
-}
-
 // Step moves a rollout as far as its devices and the clock allow. tallies has one entry for each phase. Calling it again
 // with the same arguments changes nothing.
 func Step(p menderapi.Policy, pos Position, tallies []Tally, now time.Time) Position {
