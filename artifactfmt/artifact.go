@@ -65,11 +65,21 @@ type Artifact struct {
 	Provides map[string]string
 	// NoDefaultProvides leaves out the default provides.
 	NoDefaultProvides bool
+	// NoChecksum leaves out the checksum of a root file system, one of the default provides.
+	NoChecksum bool
+	// LegacyChecksum provides that checksum under the key of Mender clients before 2.5, rootfs_image_checksum.
+	LegacyChecksum bool
+	// Software changes the default key of the version, and with it the default patterns to clear.
+	Software Software
 	// Depends are keys that the device must provide with exactly these values.
 	Depends map[string]string
 	// ClearsProvides are patterns (`*` matches any text) of provided keys to forget on installation. Nil means Mender's
 	// defaults for the payload type, an empty list means none.
 	ClearsProvides []string
+	// NoClears leaves out even an empty list: a device then forgets all that it provided before.
+	NoClears bool
+	// Sidecars are documents about the artifact that are kept beside it.
+	Sidecars []Sidecar
 	// MetaData is a JSON object for the update module, written without change but for white space.
 	MetaData json.RawMessage
 	// Scripts are state scripts; they are written sorted by name.
@@ -95,7 +105,8 @@ type Script struct {
 	Content []byte
 }
 
-// InputFile is a file of the payload. Open is called once, and the file must then give exactly Size bytes.
+// InputFile is a file of the payload. Open is called once (by WriteStream twice), and the file must then give exactly
+// Size bytes. What it returns may be a SparseReader.
 type InputFile struct {
 	Name string
 	Open func() (io.ReadCloser, error)
@@ -110,7 +121,8 @@ type Output interface {
 
 // Info describes an artifact. Its JSON form is what `twinkeel artifact show --json` prints.
 type Info struct {
-	Version        int               `json:"version"`
+	Version        int               `json:"version"`             // of the format: 3, or 2 with ReadOptions.Legacy
+	Augmented      bool              `json:"augmented,omitempty"` // has parts that its signature does not cover
 	Name           string            `json:"name"`
 	Group          string            `json:"group,omitempty"`
 	DeviceTypes    []string          `json:"device_types"`
@@ -144,4 +156,28 @@ type FileInfo struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"` // -1 until it has been read
 	SHA256 string `json:"sha256"`
+}
+
+// Software says which software an artifact updates. By default that is the root file system, or the part of it that the
+// update module takes care of: the version key is rootfs-image.version, or rootfs-image.TYPE.version.
+type Software struct {
+	Filesystem string // in the place of "rootfs-image"
+	Name       string // in the place of the update module's name
+	Version    string // in the place of the artifact's name
+}
+
+// Sidecar is a document about an artifact that is kept beside it, such as a statement of its provenance. The artifact
+// provides the document's checksum, so that its signature covers the document, too.
+type Sidecar struct {
+	Key string // the provided key that gets the checksum
+	// Make writes the document and returns its SHA-256 in lower-case hexadecimal. It is called once, when the payload's
+	// checksums are known; what it is given lacks KeyID and the sidecars' own keys.
+	Make func(ctx context.Context, info *Info) (string, error)
+}
+
+// SparseReader is what InputFile.Open may return for a file with holes, which then are neither read nor compressed twice.
+type SparseReader interface {
+	io.Reader
+	// Hole skips the hole at the present position and returns its length in bytes; 0 means that there is data, or the end.
+	Hole() (int64, error)
 }

@@ -23,6 +23,11 @@ type ReadOptions struct {
 	// does not verify ErrSignature, both before anything else of the artifact is trusted.
 	Verifier Verifier
 	Limits   Limits
+	// Legacy also reads what today's devices refuse: version 2 of the format, and augmented artifacts, of which the signature
+	// covers only a part.
+	Legacy bool
+	// Concurrency is how many goroutines unpack a payload of independent frames; 0 means 1. Each costs a frame of memory.
+	Concurrency int
 }
 
 // Reader reads an artifact as a stream: NewReader reads all that precedes the payload, Next goes from file to file.
