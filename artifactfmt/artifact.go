@@ -89,7 +89,9 @@ type Artifact struct {
 
 	// Compression of the payload; empty means Gzip, which all clients read.
 	Compression Compression
-	// Level is the effort of the compression: 1 to 9 for Gzip, 1 to 19 for Zstd, 0 for the default (6 and 3).
+	// Level is the effort of the compression: 1 to 9 for Gzip and XZ, 1 to 19 for Zstd, 0 for the default (6, 5 and 3). For XZ
+	// it is the size of dictionary and frame, as for xz(1): 1, 2, 4, 4, 8, 8, 16, 32 and 64 MiB. A device needs as much memory
+	// to unpack it, and the writer thirteen times as much; the default of 8 MiB is what small devices can afford.
 	Level int
 	// Signer, if set, signs the artifact.
 	Signer Signer
@@ -179,5 +181,6 @@ type Sidecar struct {
 type SparseReader interface {
 	io.Reader
 	// Hole skips the hole at the present position and returns its length in bytes; 0 means that there is data, or the end.
+	// Read should stop where a hole begins, or the hole's zeros are read after all.
 	Hole() (int64, error)
 }

@@ -2,6 +2,7 @@ package artifactfmt
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
@@ -26,6 +27,7 @@ type framer struct {
 	order chan *frame // to write
 
 	current *frame
+	zeros   []byte // a frame of holes; never written to, so it takes no memory
 
 	// Set by the writer goroutine, to be read after finish.
 	written int64
@@ -33,10 +35,12 @@ type framer struct {
 }
 
 type frame struct {
-	in, out []byte
+	in, out []byte // buffers
+	data    []byte // the content: in, or zeros that all frames share
 	spans   []span
-	encoded chan error    // one value when out is ready
-	hashed  chan struct{} // one value when the spans are hashed
+	sum     [sha256.Size]byte // of data, when the codec wants it
+	encoded chan error        // one value when out is ready
+	hashed  chan struct{}     // one value when the spans are hashed
 }
 
 // span is a part of a frame that belongs to a file.
@@ -45,19 +49,26 @@ type span struct {
 	from, to int
 }
 
-const maxEncoders = 16 // bounds memory on large machines; the source is the bottleneck long before
+const (
+	maxEncoders = 16        // bounds memory on large machines; the source is the bottleneck long before
+	maxMemory   = 512 << 20 // for all encoders together, though there is always one
+)
 
 func newFramer(ctx context.Context, out io.Writer, c codec, level int) (*framer, error) {
 	encoders := 0
 	if c.newEncoder != nil {
 		encoders = min(runtime.GOMAXPROCS(0), maxEncoders)
 	}
+	if c.frameMemory > 0 {
+		encoders = max(1, min(encoders, maxMemory/c.frameMemory))
+	}
 	// One being filled, one being hashed or written; of small frames more, so that nobody waits for a core that is taken away.
-	frames := encoders + max(2, 12<<20/c.frameSize)
+	frames := encoders + min(max(2, 12<<20/c.frameSize), 8)
 	f := &framer{
 		free:  make(chan *frame, frames),
 		sums:  make(chan *frame, frames),
 		order: make(chan *frame, frames),
+		zeros: make([]byte, c.frameSize),
 	}
 	var encode []func(dst, src []byte) ([]byte, error)
 	for range encoders {
@@ -82,7 +93,7 @@ func newFramer(ctx context.Context, out io.Writer, c codec, level int) (*framer,
 	}
 	f.work = make(chan *frame, frames)
 	for _, e := range encode {
-		f.wg.Go(func() { f.encode(e) })
+		f.wg.Go(func() { f.encode(e, c.chunkSums) })
 	}
 	return f, nil
 }
@@ -104,27 +115,32 @@ func (f *framer) hash() {
 			return
 		}
 		for _, s := range fr.spans {
-			s.h.Write(fr.in[s.from:s.to])
+			s.h.Write(fr.data[s.from:s.to])
 		}
 		fr.hashed <- struct{}{}
 	}
 }
 
-func (f *framer) encode(encode func(dst, src []byte) ([]byte, error)) {
+func (f *framer) encode(encode func(dst, src []byte) ([]byte, error), sums bool) {
 	var zero []byte // a whole frame of zeros, compressed
+	var zeroSum [sha256.Size]byte
 	for {
 		fr, ok := f.take(f.work)
 		if !ok {
 			return
 		}
 		var err error
-		if len(fr.in) < cap(fr.in) || !allZero(fr.in) {
-			fr.out, err = encode(fr.out[:0], fr.in)
+		if len(fr.data) < len(f.zeros) || (&fr.data[0] != &f.zeros[0] && !allZero(fr.data)) {
+			fr.out, err = encode(fr.out[:0], fr.data)
+			if sums {
+				fr.sum = sha256.Sum256(fr.data)
+			}
 		} else { // a hole of the image; there are many
 			if zero == nil {
-				zero, err = encode(nil, fr.in)
+				zero, err = encode(nil, f.zeros)
+				zeroSum = sha256.Sum256(f.zeros)
 			}
-			fr.out = append(fr.out[:0], zero...)
+			fr.out, fr.sum = append(fr.out[:0], zero...), zeroSum
 		}
 		fr.encoded <- err
 	}
@@ -136,7 +152,7 @@ func (f *framer) write(out io.Writer) {
 		if !ok {
 			return
 		}
-		data := fr.in
+		data := fr.data
 		if f.work != nil {
 			select {
 			case err := <-fr.encoded:
@@ -154,7 +170,7 @@ func (f *framer) write(out io.Writer) {
 			return
 		}
 		f.written += int64(len(data))
-		f.sizes = append(f.sizes, frameSizes{compressed: len(data), plain: len(fr.in)})
+		f.sizes = append(f.sizes, frameSizes{compressed: len(data), plain: len(fr.data), sum: fr.sum})
 		select {
 		case <-fr.hashed:
 		case <-f.ctx.Done():
@@ -187,6 +203,12 @@ func (f *framer) cut() {
 		return
 	}
 	f.current = nil
+	fr.data = fr.in
+	f.send(fr)
+}
+
+// send hands a full frame to all who work on it.
+func (f *framer) send(fr *frame) {
 	f.sums <- fr // the channels have room for all frames
 	f.order <- fr
 	if f.work != nil {
@@ -211,15 +233,28 @@ func (f *framer) add(p []byte) error {
 // errSize is returned by copy when the source gives fewer or more bytes than it should.
 var errSize = errors.New("the file does not have the size that was announced; was it changed meanwhile?")
 
+// errHole is returned by copy when a SparseReader tells of holes that can't be.
+var errHole = errors.New("a hole reaches beyond the end of the file; was it changed meanwhile?")
+
 // copy appends exactly size bytes of r and hashes them with h. progress is told about each piece.
 func (f *framer) copy(r io.Reader, size int64, h hash.Hash, progress func(n int)) error {
+	sparse, _ := r.(SparseReader)
 	for left := size; left > 0; {
+		if sparse != nil {
+			n, err := f.copyHole(sparse, left, h, progress)
+			if err != nil {
+				return err
+			}
+			if left -= n; left == 0 {
+				break
+			}
+		}
 		fr, err := f.room()
 		if err != nil {
 			return err
 		}
 		from := len(fr.in)
-		n, err := io.ReadFull(r, fr.in[from:min(int64(cap(fr.in)), int64(from)+left)])
+		n, err := readPiece(r, fr.in[from:min(int64(cap(fr.in)), int64(from)+left)], sparse != nil)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return errSize
 		}
@@ -231,12 +266,71 @@ func (f *framer) copy(r io.Reader, size int64, h hash.Hash, progress func(n int)
 		left -= int64(n)
 		progress(n)
 	}
+	return demandEnd(r, sparse)
+}
+
+// readPiece fills p, or of a sparse file what precedes the next hole.
+func readPiece(r io.Reader, p []byte, sparse bool) (int, error) {
+	if !sparse {
+		return io.ReadFull(r, p)
+	}
+	for range 100 {
+		n, err := r.Read(p)
+		if n > 0 {
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, io.ErrNoProgress
+}
+
+func demandEnd(r io.Reader, sparse SparseReader) error {
+	if sparse != nil {
+		if n, err := sparse.Hole(); err != nil {
+			return err
+		} else if n != 0 {
+			return errHole
+		}
+	}
 	if n, err := io.ReadFull(r, make([]byte, 1)); n > 0 {
 		return errSize
 	} else if !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil
+}
+
+// copyHole appends the hole at the reader's position, if there is one, and returns its size.
+func (f *framer) copyHole(r SparseReader, left int64, h hash.Hash, progress func(n int)) (int64, error) {
+	hole, err := r.Hole()
+	if err != nil {
+		return 0, err
+	}
+	if hole < 0 || hole > left {
+		return 0, errHole
+	}
+	for rest := hole; rest > 0; {
+		fr, err := f.room()
+		if err != nil {
+			return 0, err
+		}
+		from := len(fr.in)
+		n := int(min(int64(cap(fr.in)-from), rest))
+		fr.spans = append(fr.spans, span{h: h, from: from, to: from + n})
+		if n == len(f.zeros) { // a whole frame
+			f.current = nil
+			fr.data = f.zeros
+			f.send(fr)
+		} else {
+			fr.in = fr.in[:from+n]
+			clear(fr.in[from:])
+		}
+		rest -= int64(n)
+		progress(n)
+	}
+	return hole, nil
 }
 
 // finish writes what is left and waits for everything. It or stop must be called.

@@ -50,36 +50,79 @@ type typeInfo struct {
 	Clears   *[]string         `json:"clears_artifact_provides,omitempty"`
 }
 
-// checksumKey is the provided key that holds the SHA-256 of a root file system image.
-const checksumKey = "rootfs-image.checksum"
+// The provided keys that hold the SHA-256 of a root file system image, and the one before Mender 2.5.
+const (
+	checksumKey       = "rootfs-image.checksum"
+	legacyChecksumKey = "rootfs_image_checksum"
+)
+
+// softwareKey is what the keys of the software that the artifact updates begin with; "" for a bootstrap artifact.
+func (a *Artifact) softwareKey() string {
+	if a.PayloadType == bootstrapType {
+		return ""
+	}
+	key := "rootfs-image"
+	if a.Software.Filesystem != "" {
+		key = a.Software.Filesystem
+	}
+	switch {
+	case a.Software.Name != "":
+		key += "." + a.Software.Name
+	case a.PayloadType != RootfsImage:
+		key += "." + a.PayloadType
+	}
+	return key
+}
+
+// checksumKey is the provided key that holds the SHA-256 of a root file system image, or "". Unlike the version's key it
+// doesn't follow Software: nobody but delta updates asks for it.
+func (a *Artifact) checksumKey() string {
+	switch {
+	case a.PayloadType != RootfsImage, a.NoDefaultProvides, a.NoChecksum:
+		return ""
+	case a.LegacyChecksum:
+		return legacyChecksumKey
+	}
+	return checksumKey
+}
 
 // provides returns what a device provides after the installation, in the end: given and default ones.
 func (a *Artifact) provides(payloadSum string) map[string]string {
 	all := map[string]string{}
-	if !a.NoDefaultProvides {
-		switch a.PayloadType {
-		case bootstrapType:
-		case RootfsImage:
-			all["rootfs-image.version"] = a.Name
-			all[checksumKey] = payloadSum
-		default:
-			all["rootfs-image."+a.PayloadType+".version"] = a.Name
+	if key := a.softwareKey(); key != "" && !a.NoDefaultProvides {
+		all[key+".version"] = a.Name
+		if a.Software.Version != "" {
+			all[key+".version"] = a.Software.Version
 		}
+	}
+	if key := a.checksumKey(); key != "" {
+		all[key] = payloadSum
 	}
 	maps.Copy(all, a.Provides)
 	return all
 }
 
+// DefaultClears returns the patterns of provided keys that an artifact of this payload type and Software clears unless
+// ClearsProvides says something else; they are those of mender-artifact.
+func (a *Artifact) DefaultClears() []string {
+	key := a.softwareKey()
+	switch {
+	case key == "":
+		return nil
+	case a.PayloadType == RootfsImage && key == "rootfs-image":
+		return []string{"artifact_group", legacyChecksumKey, "rootfs-image.*"}
+	}
+	return []string{key + ".*"}
+}
+
 func (a *Artifact) clears() []string {
 	switch {
+	case a.NoClears:
+		return nil
 	case a.ClearsProvides != nil:
 		return a.ClearsProvides
-	case a.PayloadType == bootstrapType:
-		return nil
-	case a.PayloadType == RootfsImage:
-		return []string{"artifact_group", "rootfs_image_checksum", "rootfs-image.*"}
 	}
-	return []string{"rootfs-image." + a.PayloadType + ".*"}
+	return a.DefaultClears()
 }
 
 // encodeHeader makes the header archive. Its size does not depend on the digits of payloadSum.

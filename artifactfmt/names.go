@@ -103,6 +103,19 @@ func (a *Artifact) checkNames() error {
 	if len(a.DeviceTypes) == 0 {
 		return invalid("device type", "the artifact names none, so no device would accept it")
 	}
+	for field, s := range map[string]string{
+		"software file system": a.Software.Filesystem, "software name": a.Software.Name, "software version": a.Software.Version,
+	} {
+		if s == "" {
+			continue
+		}
+		if p := textProblem(s); p != "" {
+			return invalid(field, "%q cannot be used: %s", s, p)
+		}
+		if a.PayloadType == bootstrapType {
+			return invalid(field, "%q is given for an artifact without payload, which updates no software", s)
+		}
+	}
 	for _, list := range []struct {
 		field  string
 		values []string
@@ -123,12 +136,30 @@ func (a *Artifact) checkNames() error {
 			}
 		}
 	}
-	for field, values := range map[string]map[string]string{"provides": a.Provides, "depends": a.Depends} {
+	for field, values := range map[string]map[string]string{"provides": a.provides(""), "depends": a.Depends} {
 		if err := checkPairs(field, values); err != nil {
 			return err
 		}
 	}
-	return nil
+	if a.NoClears && len(a.ClearsProvides) > 0 {
+		return invalid("pattern of provides to clear", "some are given, and none are wanted at the same time")
+	}
+	return a.checkSidecars()
+}
+
+// checkSidecars also refuses a key that is provided anyway, since one of the values would be lost.
+func (a *Artifact) checkSidecars() error {
+	all := a.provides("")
+	for _, s := range a.Sidecars {
+		if s.Make == nil {
+			return invalid("sidecar", "nobody makes the document for %q", s.Key)
+		}
+		if _, found := all[s.Key]; found {
+			return invalid("sidecar", "the key %q is provided already", s.Key)
+		}
+		all[s.Key] = ""
+	}
+	return checkPairs("sidecar", all)
 }
 
 // checkPairs also refuses keys that differ in case alone: some JSON readers do not tell them apart.
@@ -223,7 +254,7 @@ func (a *Artifact) checkScripts() error {
 }
 
 func (a *Artifact) checkCompression() error {
-	highest := map[Compression]int{"": 9, Gzip: 9, Zstd: 19, XZ: 0, CompressionNone: 0}
+	highest := map[Compression]int{"": 9, Gzip: 9, Zstd: 19, XZ: 9, CompressionNone: 0}
 	limit, known := highest[a.Compression]
 	if !known {
 		return invalid("compression", "%q is unknown: use none, gzip, xz or zstd", a.Compression)
