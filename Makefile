@@ -20,6 +20,13 @@ build: host cross ## everything: for this machine in bin/, and the released bina
 host: ## twinkeel and the agent for this machine
 	$(GOBUILD) -o bin/ ./cmd/twinkeel ./cmd/twinkeel-vdevice
 	$(GOAGENT) -o bin/ ./cmd/twinkeel-agent
+	@# Loading PKCS #11 modules needs cgo; only this small program has it.
+	@if command -v $${CC:-cc} >/dev/null; then \
+		echo "bin/twinkeel-pkcs11 (with cgo)"; \
+		CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/twinkeel-pkcs11; \
+	else \
+		echo "bin/twinkeel-pkcs11 is left out: there is no C compiler (keys in PKCS #11 tokens need it)"; \
+	fi
 
 .PHONY: cross
 cross: ## the released binaries, static: twinkeel for amd64 and arm64, the agent also for armv7

@@ -20,12 +20,14 @@ import (
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
 
-// KeyError is a private key, or its file, that cannot be used.
+// KeyError is a private key, or the file, store or command that has it, that cannot be used.
 type KeyError struct {
-	Path   string
+	Path   string // the file, or the URI without secrets
 	Reason string
 	Advice string // what to do, may be ""
 	Err    error  // may be nil
+
+	noPrivate bool // the file could be read and holds no private key
 }
 
 func (e *KeyError) Error() string { return fmt.Sprintf("private key %s: %s", e.Path, e.Reason) }
@@ -115,7 +117,7 @@ func readPrivateFile(path string) ([]byte, error) {
 // writes, are passed over.
 func parsePrivate(data []byte, passphrase func() ([]byte, error)) (crypto.Signer, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return nil, &KeyError{Reason: "the file is empty"}
+		return nil, &KeyError{noPrivate: true, Reason: "the file is empty"}
 	}
 	other := ""
 	for rest := data; ; {
@@ -132,11 +134,11 @@ func parsePrivate(data []byte, passphrase func() ([]byte, error)) (crypto.Signer
 	}
 	switch other {
 	case "":
-		return nil, &KeyError{Reason: "the file holds no key in PEM form"}
+		return nil, &KeyError{noPrivate: true, Reason: "the file holds no key in PEM form"}
 	case "PUBLIC KEY", "RSA PUBLIC KEY":
-		return nil, &KeyError{Reason: "the file holds a public key; the private one is needed to sign"}
+		return nil, &KeyError{noPrivate: true, Reason: "the file holds a public key; the private one is needed to sign"}
 	}
-	return nil, &KeyError{Reason: fmt.Sprintf("the file holds a PEM block %q, but no private key that can be read here", other)}
+	return nil, &KeyError{noPrivate: true, Reason: fmt.Sprintf("the file holds a PEM block %q, but no private key that can be read here", other)}
 }
 
 var errNotPrivate = errors.New("not a private key")

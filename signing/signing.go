@@ -2,10 +2,13 @@
 // (PKCS #1 v1.5, SHA-256) and ECDSA on P-256 (r and s as 32 bytes each, SHA-256). Its counterpart on devices and servers is
 // signing/verify.
 //
-// Signing is reproducible: RSA signatures of this kind always are, and ECDSA signatures take their nonce from the key
-// and the message (RFC 6979), so the same artifact signed twice has the same bytes.
+// Keys are in files (LoadFile), in key management services, in PKCS #11 tokens and in ssh-agent (Open), or behind a command
+// (OpenCommand). What comes from outside the process is brought into Mender's form and verified before it is returned.
 //
-// No error and no value of this package that prints contains a private key or a passphrase.
+// Signing with a file is reproducible: RSA signatures of this kind always are, and ECDSA signatures take their nonce from the key
+// and the message (RFC 6979), so the same artifact signed twice has the same bytes. Other stores choose the nonce of ECDSA at random.
+//
+// No error and no value of this package that prints contains a private key, a passphrase, a PIN or a token.
 package signing
 
 import (
@@ -15,9 +18,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"encoding/asn1"
 	"fmt"
-	"math/big"
 
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
@@ -33,9 +34,6 @@ type Signer interface {
 	// KeyID identifies the public key as signing/verify does.
 	KeyID() string
 }
-
-// p256Size is the size of r and of s.
-const p256Size = 32
 
 // keySigner signs with a private key in memory. It has no exported field and its String says only which key it is, so that
 // printing it by mistake gives nothing away.
@@ -57,18 +55,17 @@ func (s *keySigner) KeyID() string            { return s.key.ID }
 func (s *keySigner) String() string           { return s.key.Algorithm + " key " + s.key.ID }
 func (s *keySigner) GoString() string         { return s.String() }
 
-func (s *keySigner) SignatureSize() int {
-	if k, ok := s.key.Public.(*rsa.PublicKey); ok {
-		return k.Size()
-	}
-	return 2 * p256Size
-}
+func (s *keySigner) SignatureSize() int { return signatureSize(s.key.Public) }
 
 func (s *keySigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	return s.SignDigest(ctx, sha256.Sum256(message))
+}
+
+// SignDigest makes it a DigestSigner.
+func (s *keySigner) SignDigest(ctx context.Context, digest [sha256.Size]byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256(message)
 	switch k := s.private.(type) {
 	case *rsa.PrivateKey:
 		return rsa.SignPKCS1v15(rand.Reader, k, crypto.SHA256, digest[:])
@@ -78,21 +75,7 @@ func (s *keySigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("signing with the P-256 key: %w", err)
 		}
-		return rawP256(der)
+		return Normalize(s.key.Public, der)
 	}
 	return nil, fmt.Errorf("cannot sign with %s", s)
-}
-
-// rawP256 turns the ASN.1 form of an ECDSA signature into Mender's.
-func rawP256(der []byte) ([]byte, error) {
-	var sig struct{ R, S *big.Int }
-	rest, err := asn1.Unmarshal(der, &sig)
-	if err != nil || len(rest) > 0 || sig.R.Sign() <= 0 || sig.S.Sign() <= 0 ||
-		sig.R.BitLen() > 8*p256Size || sig.S.BitLen() > 8*p256Size {
-		return nil, fmt.Errorf("the signature is not one of ECDSA P-256")
-	}
-	raw := make([]byte, 2*p256Size)
-	sig.R.FillBytes(raw[:p256Size])
-	sig.S.FillBytes(raw[p256Size:])
-	return raw, nil
 }

@@ -75,7 +75,7 @@ func room(importPath string) string {
 
 // mayImport says which rooms each room may import, beside itself.
 var mayImport = map[string][]string{
-	"cmd":            {"cli", "agent", "test"}, // test: the virtual device's command
+	"cmd":            {"cli", "agent", "test", "signing"}, // test: the virtual device's command; signing: the PKCS #11 helper's protocol
 	"cli":            {"pipeline", "pipeline/build", "server", "artifactfmt", "imaging", "signing", "signing/verify", "internal"},
 	"pipeline/build": {"pipeline", "server", "artifactfmt", "imaging", "signing", "signing/verify", "internal"},
 	"pipeline":       {"internal"},
