@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Errors of reading.
@@ -12,6 +15,8 @@ var (
 	ErrUnsigned = errors.New("artifact is not signed, but a verification key is configured")
 	// ErrSignature is returned when the signature is not by a trusted key, or damaged.
 	ErrSignature = errors.New("artifact signature is not valid")
+	// ErrNotArtifact is returned for a file that is something else, with what it looks like.
+	ErrNotArtifact = errors.New("not a Mender artifact")
 	// ErrTruncated is returned when the input ends before the artifact does.
 	ErrTruncated = errors.New("artifact ends too early: it was truncated or not transferred completely")
 )
@@ -24,6 +29,9 @@ type FormatError struct {
 }
 
 func (e *FormatError) Error() string {
+	if errors.Is(e.Err, ErrNotArtifact) {
+		return ErrNotArtifact.Error() + ": " + e.Reason
+	}
 	if e.Member == "" {
 		return "not a valid artifact: " + e.Reason
 	}
@@ -60,6 +68,86 @@ func invalid(field, reason string, args ...any) error {
 
 func malformed(member, reason string, args ...any) error {
 	return &FormatError{Member: member, Reason: fmt.Sprintf(reason, args...)}
+}
+
+// startSize is how much of a file notArtifact wants to see: its beginning, and the superblock of an ext4 file system.
+const startSize = 2 << 10
+
+// notArtifact explains err, with which the first member could not be read, for a file that is something else.
+func notArtifact(start []byte, err error) error {
+	var se *sourceError
+	first := start[:min(len(start), len(versionName)+1)]
+	switch {
+	case errors.As(err, &se):
+		return err
+	case len(start) == 0: // or nothing of it has come
+		return &FormatError{Reason: "it is empty", Err: errors.Join(ErrNotArtifact, ErrTruncated)}
+	case strings.HasPrefix(versionName+"\x00", string(first)):
+		return err
+	}
+	if kind := looksLike(start); kind != "" {
+		return &FormatError{Reason: "it looks like " + kind, Err: ErrNotArtifact}
+	}
+	var fe *FormatError
+	if errors.As(err, &fe) {
+		return &FormatError{Reason: fe.Reason, Err: ErrNotArtifact}
+	}
+	return &FormatError{Reason: "it is not even a tar archive", Err: ErrNotArtifact}
+}
+
+// fileMagics are what files begin with that people take for artifacts.
+var fileMagics = []struct {
+	at    int
+	magic string
+	kind  string
+}{
+	{257, "ustar", ""}, // a tar archive; the error says what is missing in it
+	{0, "\x1f\x8b", "a gzip file; artifacts are never compressed as a whole"},
+	{0, "\xfd7zXZ\x00", "an xz file; artifacts are never compressed as a whole"},
+	{0, "\x28\xb5\x2f\xfd", "a zstd file; artifacts are never compressed as a whole"},
+	{0, "BZh", "a bzip2 file"},
+	{0, "PK\x03\x04", "a zip file"},
+	{0, "\x7fELF", "an ELF program"},
+	{0, "hsqs", "a squashfs image"},
+	{0, "-----BEGIN ", "a PEM file, such as a key"},
+	{1024 + 56, "\x53\xef", "an ext4 image; an artifact contains one"},
+	{510, "\x55\xaa", "a disk image, or a FAT file system"},
+}
+
+// looksLike says what a file seems to be, or "".
+func looksLike(start []byte) string {
+	for _, m := range fileMagics {
+		if len(start) >= m.at && strings.HasPrefix(string(start[m.at:]), m.magic) {
+			return m.kind
+		}
+	}
+	text := strings.ToLower(strings.TrimSpace(string(start)))
+	switch {
+	case strings.HasPrefix(text, "<!doctype html"), strings.HasPrefix(text, "<html"):
+		return "a web page"
+	case strings.Trim(string(start), "\x00") == "":
+		return "nothing but zeros"
+	case strings.HasPrefix(text, "{"):
+		return "a JSON document"
+	case isText(start):
+		return "a text file"
+	}
+	return ""
+}
+
+// isText passes over a character that the end of start may have cut.
+func isText(start []byte) bool {
+	for len(start) > 0 {
+		r, size := utf8.DecodeRune(start)
+		if r == utf8.RuneError && size == 1 && utf8.FullRune(start) {
+			return false
+		}
+		if !unicode.IsPrint(r) && !unicode.IsSpace(r) && r != utf8.RuneError {
+			return false
+		}
+		start = start[size:]
+	}
+	return true
 }
 
 // readError explains an error of reading an archive. where is "" for the artifact itself, whose early end means that bytes are

@@ -20,7 +20,7 @@ func FuzzVersion(f *testing.F) {
 		f.Add([]byte(forged.version))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := parseVersion(data); err != nil {
+		if _, _, err := parseVersion(data); err != nil {
 			isTyped(t, err)
 		}
 	})

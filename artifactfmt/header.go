@@ -175,6 +175,11 @@ func (a *Artifact) encodeHeader(payloadSum string) ([]byte, error) {
 
 // header is a header archive that was read.
 type header struct {
+	parseInfo func(h *header, where string, data []byte, limits Limits) error
+	// hasFiles says that the format's version has the member "files", which lists them.
+	hasFiles bool
+	files    []string
+
 	info     headerInfo
 	types    typeInfo
 	metaData json.RawMessage
@@ -182,18 +187,30 @@ type header struct {
 	warnings []string
 }
 
-// readHeader reads an unpacked header archive. member is its name, for messages.
+// headerReader reads an unpacked header archive. member is its name, for messages.
+type headerReader func(archive io.Reader, member string, limits Limits) (*header, error)
+
+// readHeader is the headerReader of version 3.
 func readHeader(archive io.Reader, member string, limits Limits) (*header, error) {
-	h := &header{}
+	h := &header{parseInfo: (*header).parseInfo3}
+	if err := h.read(archive, member, limits); err != nil {
+		return nil, err
+	}
+	return h, h.check(member)
+}
+
+// read reads the members of a header archive.
+func (h *header) read(archive io.Reader, member string, limits Limits) error {
 	var seenTypes, seenMetaData bool
 	members := newTarReader(io.LimitReader(archive, limits.Header+1), member)
+	members.warn = h.warn
 	for first := true; ; first = false {
 		m, err := members.next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		where := member + ": " + m.Name
 		if m.Typeflag == tar.TypeDir && !first {
@@ -201,10 +218,10 @@ func readHeader(archive io.Reader, member string, limits Limits) (*header, error
 			continue
 		}
 		if err := m.regular(); err != nil {
-			return nil, err
+			return err
 		}
 		if first != (m.Name == headerInfoName) {
-			return nil, malformed(where, "the header must begin with %s, and have it once", headerInfoName)
+			return malformed(where, "the header must begin with %s, and have it once", headerInfoName)
 		}
 		script, isScript := strings.CutPrefix(m.Name, scriptsPrefix)
 		limit := limits.JSON
@@ -212,15 +229,15 @@ func readHeader(archive io.Reader, member string, limits Limits) (*header, error
 			limit = limits.Header
 		}
 		if m.Size > limit {
-			return nil, malformed(where, "it is larger than %d KiB", limit>>10)
+			return malformed(where, "it is larger than %d KiB", limit>>10)
 		}
 		content, err := m.readAll()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		switch {
 		case first:
-			err = h.parseInfo(where, content, limits)
+			err = h.parseInfo(h, where, content, limits)
 		case isScript:
 			if seenTypes || seenMetaData {
 				h.warn(where, "it follows the type-info (Mender clients from 4.0 refuse that)")
@@ -235,7 +252,9 @@ func readHeader(archive io.Reader, member string, limits Limits) (*header, error
 		case m.Name == metaDataName && !seenMetaData:
 			seenMetaData = true
 			err = h.parseMetaData(where, content, limits)
-		case m.Name == typeInfoName, m.Name == metaDataName:
+		case h.hasFiles && m.Name == filesName && h.files == nil:
+			err = h.parseFiles(where, content, limits)
+		case m.Name == typeInfoName, m.Name == metaDataName, h.hasFiles && m.Name == filesName:
 			err = malformed(where, "it is there twice")
 		case strings.HasPrefix(m.Name, "headers/"):
 			err = malformed(where, "only one payload is supported, which has the number 0000")
@@ -243,16 +262,16 @@ func readHeader(archive io.Reader, member string, limits Limits) (*header, error
 			err = malformed(where, "the format has no such member")
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := members.onlyZerosLeft(); err != nil {
-		return nil, err
+		return err
 	}
 	if !seenTypes {
-		return nil, malformed(member, "it has no type-info")
+		return malformed(member, "it has no type-info")
 	}
-	return h, h.check(member)
+	return nil
 }
 
 func (h *header) warn(where, text string) { h.warnings = append(h.warnings, where+": "+text) }
@@ -272,21 +291,30 @@ func decode(where string, data []byte, limits Limits, v any) error {
 	return nil
 }
 
-func (h *header) parseInfo(where string, data []byte, limits Limits) error {
+func (h *header) parseInfo3(where string, data []byte, limits Limits) error {
 	var keys map[string]json.RawMessage
 	if err := decode(where, data, limits, &keys); err != nil {
 		return err
 	}
-	for _, k := range sortedKeys(keys) {
+	unknown := false
+	for k := range keys {
 		switch foldCase(k) {
 		case "payloads", "artifact_provides", "artifact_depends":
 		default: // further down, and in type-info, everyone passes over them
-			h.warn(where, "it has keys that the format does not have (mender-artifact refuses them)")
+			unknown = true
 		}
+	}
+	if unknown {
+		h.warn(where, "it has keys that the format does not have (mender-artifact refuses them)")
 	}
 	if err := decode(where, data, limits, &h.info); err != nil {
 		return err
 	}
+	return h.checkInfo(where)
+}
+
+// checkInfo demands what every version of the format demands.
+func (h *header) checkInfo(where string) error {
 	switch {
 	case len(h.info.Payloads) != 1:
 		return malformed(where, "it lists %d payloads; devices take exactly one", len(h.info.Payloads))

@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // tarReader is archive/tar's reader with the guards that an artifact needs: nothing but regular files, no sparse
@@ -15,6 +17,9 @@ type tarReader struct {
 	tar   *tar.Reader
 	// end is where the last member ends, with its padding.
 	end int64
+	// warn, if set, is told what a reader refuses; warned says that it was.
+	warn   func(where, text string)
+	warned bool
 }
 
 // tarMember is one member; read it before the next one.
@@ -22,7 +27,9 @@ type tarMember struct {
 	*tar.Header
 	where   string // for messages about the member
 	archive string // and about the archive that it is in
-	r       io.Reader
+	// start is the offset of the member's headers in the archive, data that of its content.
+	start, data int64
+	r           io.Reader
 }
 
 type countingReader struct {
@@ -57,8 +64,8 @@ func (t *tarReader) next() (*tarMember, error) {
 	case err != nil:
 		return nil, readError(t.where, err)
 	}
+	m := &tarMember{Header: h, where: t.where + ": " + h.Name, archive: t.where, r: t.tar, start: t.end, data: t.in.n}
 	t.end = t.in.n + h.Size + padding(h.Size)
-	m := &tarMember{Header: h, where: t.where + ": " + h.Name, archive: t.where, r: t.tar}
 	if t.where == "" {
 		m.where = h.Name
 	}
@@ -73,7 +80,23 @@ func (t *tarReader) next() (*tarMember, error) {
 			return nil, malformed(m.where, "it is a sparse file, which the format does not have")
 		}
 	}
+	t.checkPAX(m)
 	return m, nil
+}
+
+// checkPAX warns of records that libarchive can't convert in the C locale, in which the Mender client runs. They come from
+// tools that write the builder's name into the archive. Once per archive is enough.
+func (t *tarReader) checkPAX(m *tarMember) {
+	if t.warned || t.warn == nil {
+		return
+	}
+	for _, key := range sortedKeys(m.PAXRecords) {
+		if strings.ContainsFunc(key+m.PAXRecords[key], func(r rune) bool { return r >= utf8.RuneSelf }) {
+			t.warned = true
+			t.warn(m.where, "its PAX record "+strconv.Quote(key)+" is not ASCII (Mender clients from 4.0 refuse it in the C locale)")
+			return
+		}
+	}
 }
 
 // onlyZerosLeft reads what follows the end of the archive: GNU tar fills its last record with zeros.
