@@ -1,6 +1,7 @@
 package signing
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -116,7 +117,8 @@ func openKMS(ctx context.Context, st *store, ref string, o Options) (Signer, err
 		// The client's own error is not wrapped: it may quote a request.
 		return &KeyError{Path: name, Reason: doing + ": " + oneLine(err.Error(), o, auth.Token), Advice: st.advice}
 	}
-	key, err := within(ctx, kmsOpenLimit, func(ctx context.Context) (kmsKey, error) {
+	limit := cmp.Or(o.kmsLimit, kmsOpenLimit)
+	key, err := within(ctx, limit, func(ctx context.Context) (kmsKey, error) {
 		var rpc []signature.RPCOption
 		if auth != (options.RPCAuth{}) {
 			rpc = append(rpc, options.WithRPCAuthOpts(auth))
@@ -136,7 +138,7 @@ func openKMS(ctx context.Context, st *store, ref string, o Options) (Signer, err
 		return kmsKey{client: client, public: public, hash: opts.HashFunc()}, nil
 	})
 	if err != nil {
-		return nil, failed("asking "+st.name+" for the public key", kmsOpenLimit, err)
+		return nil, failed("asking "+st.name+" for the public key", limit, err)
 	}
 	e, err := newExternal(name, key.public)
 	if err != nil {

@@ -25,6 +25,8 @@ type Options struct {
 	// Getenv reads a variable; nil is os.Getenv. The clients of AWS, Google and Azure, the PKCS #11 module and signing commands
 	// read the environment of the process in any case.
 	Getenv func(name string) string
+
+	kmsLimit time.Duration // for tests; 0 is kmsOpenLimit
 }
 
 func (o Options) getenv(name string) string {

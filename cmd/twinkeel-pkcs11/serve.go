@@ -1,4 +1,4 @@
-//go:build cgo
+//go:build cgo && unix
 
 package main
 
@@ -11,12 +11,18 @@ import (
 	"runtime"
 
 	p11 "github.com/miekg/pkcs11"
+	"golang.org/x/sys/unix"
 
 	"github.com/twinkeel/twinkeel/signing/pkcs11"
 )
 
 // serve answers requests until the input ends, which is when twinkeel has.
-func serve(stdin io.Reader, stdout, stderr io.Writer) int {
+func serve(stdin io.Reader, out *os.File, stderr io.Writer) int {
+	stdout, err := takeOver(out)
+	if err != nil {
+		fmt.Fprintln(stderr, "twinkeel-pkcs11:", err)
+		return 1
+	}
 	runtime.LockOSThread() // some modules keep the login by thread
 	in := bufio.NewReader(stdin)
 	var h holder
@@ -42,6 +48,19 @@ func serve(stdin io.Reader, stdout, stderr io.Writer) int {
 			return 1
 		}
 	}
+}
+
+// takeOver keeps the way to twinkeel for this program alone: modules that print would break the protocol, so what they take for
+// standard output is standard error.
+func takeOver(stdout *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(stdout.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Dup2(int(os.Stderr.Fd()), int(stdout.Fd())); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "stdout"), nil
 }
 
 func asFailure(err error) *pkcs11.Failure {

@@ -109,7 +109,7 @@ func (c *Client) Do(ctx context.Context, q Request) (*Response, error) {
 	return &answer, nil
 }
 
-// end makes sure that the process is gone and keeps the reason, with what the process said at last.
+// end makes sure that the process is gone and keeps the reason, with what the process said.
 func (c *Client) end(f *Failure) *Failure {
 	c.stdin.Close()
 	if f.Code != HelperEnded {
@@ -121,7 +121,8 @@ func (c *Client) end(f *Failure) *Failure {
 	if f.Code == HelperEnded && c.cmd.ProcessState != nil && !c.cmd.ProcessState.Success() {
 		f.Detail = c.cmd.ProcessState.String()
 	}
-	if said := strings.TrimSpace(c.said.String()); said != "" {
+	// The first line is the cause; stacks of Go may follow.
+	if said, _, _ := strings.Cut(strings.TrimSpace(c.said.String()), "\n"); said != "" {
 		f.Detail += ": " + said
 	}
 	c.dead = f
