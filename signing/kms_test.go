@@ -324,7 +324,7 @@ func TestNoCredentials(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	for ref, variable := range map[string]string{
-		"awskms:///alias/release": "AWS_ACCESS_KEY_ID",
+		"awskms:///alias/release":                                 "AWS_ACCESS_KEY_ID",
 		"gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k": "GOOGLE_APPLICATION_CREDENTIALS",
 		"azurekms://v.vault.invalid/k":                            "AZURE_CLIENT_ID",
 	} {
