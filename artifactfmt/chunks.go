@@ -1,5 +1,7 @@
 package artifactfmt
 
+import "encoding/binary"
+
 // What makes frames findable without unpacking what precedes them; see compress.go for who writes it.
 
 const (
@@ -23,3 +25,14 @@ const (
 // gzipExtra is the extra field of a gzip member (RFC 1952, 2.3.1.1): the subfield "SZ" with the size of the member from its first
 // byte to its last, little endian. Here it is zero, to be filled in.
 var gzipExtra = []byte{'S', 'Z', 4, 0, 0, 0, 0, 0}
+
+// gzipMemberSize returns the size that a member says at its start, if it does.
+func gzipMemberSize(start []byte) (size int, ok bool) {
+	const flags = "\x1f\x8b\x08\x04" // deflate, with an extra field and nothing else
+	if len(start) < gzipHeaderSize || string(start[:4]) != flags || start[10] != byte(len(gzipExtra)) || start[11] != 0 ||
+		string(start[12:16]) != string(gzipExtra[:4]) {
+		return 0, false
+	}
+	n := binary.LittleEndian.Uint32(start[16:])
+	return int(n), n >= gzipHeaderSize+10 && n < 1<<31-1
+}

@@ -41,8 +41,10 @@ func compressionOf(suffix string) (Compression, bool) {
 type decompressor struct {
 	compression Compression
 	where       string
+	maxPlain    int64
 	source      *errorKeeper
 	r           io.Reader
+	ahead       *unpacker // r, if it is one
 }
 
 // errorKeeper remembers the error of a source: decompressors wrap and replace errors in many ways.
@@ -52,6 +54,9 @@ type errorKeeper struct {
 }
 
 func (k *errorKeeper) Read(p []byte) (int, error) {
+	if k.err != nil {
+		return 0, k.err
+	}
 	n, err := k.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		k.err = err
@@ -61,7 +66,12 @@ func (k *errorKeeper) Read(p []byte) (int, error) {
 
 // decompress opens a member by its content. No more than maxPlain bytes will be read from it.
 func decompress(r io.Reader, where string, limits Limits, maxPlain int64) (*decompressor, error) {
-	d := &decompressor{compression: CompressionNone, where: where, source: &errorKeeper{r: r}}
+	return decompressOn(1, r, where, limits, maxPlain)
+}
+
+// decompressOn is decompress with several goroutines; with more than one the decompressor must be closed.
+func decompressOn(goroutines int, r io.Reader, where string, limits Limits, maxPlain int64) (*decompressor, error) {
+	d := &decompressor{compression: CompressionNone, where: where, maxPlain: maxPlain, source: &errorKeeper{r: r}}
 	in := bufio.NewReaderSize(d.source, 32<<10)
 	start, err := in.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -72,29 +82,44 @@ func decompress(r io.Reader, where string, limits Limits, maxPlain int64) (*deco
 			d.compression = m.compression
 		}
 	}
-	switch d.compression {
-	case CompressionNone:
-		d.r = in
-	case Gzip:
-		d.r, err = gzip.NewReader(in)
-	case XZ:
-		d.r = newXZReader(in, min(limits.XZDictionary, max(maxPlain, minXZDictionary)), limits.XZDictionary)
-	case Zstd:
-		// One goroutine, little memory: this runs on devices.
-		d.r, err = zstd.NewReader(in,
-			zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(limits.ZstdWindow))
+	if goroutines > 1 {
+		err = d.concurrently(in, limits, goroutines)
+	} else {
+		d.r, err = d.sequential(in, limits)
 	}
-	if err != nil && d.compression != CompressionNone {
+	if err != nil {
 		return nil, d.explain(err)
 	}
 	return d, nil
 }
 
+// sequential returns what unpacks in, which has the decompressor's compression, without further goroutines.
+func (d *decompressor) sequential(in *bufio.Reader, limits Limits) (io.Reader, error) {
+	switch d.compression {
+	case Gzip:
+		return gzip.NewReader(in)
+	case XZ:
+		return newXZReader(in, min(limits.XZDictionary, max(d.maxPlain, minXZDictionary)), limits.XZDictionary), nil
+	case Zstd:
+		// One goroutine, little memory: this runs on devices.
+		return zstd.NewReader(in,
+			zstd.WithDecoderConcurrency(1),
+			zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(limits.ZstdWindow))
+	}
+	return in, nil
+}
+
+// close ends the goroutines, if there are any.
+func (d *decompressor) close() {
+	if d.ahead != nil {
+		d.ahead.close()
+	}
+}
+
 func (d *decompressor) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) && d.ahead == nil { // which explains by itself
 		err = d.explain(err)
 	}
 	return n, err
@@ -104,6 +129,11 @@ func (d *decompressor) explain(err error) error {
 	if d.source.err != nil {
 		return d.source.err
 	}
+	return d.damaged(err)
+}
+
+// damaged explains an error that isn't the source's.
+func (d *decompressor) damaged(err error) error {
 	var reason string
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
