@@ -221,7 +221,7 @@ func TestURIRefuses(t *testing.T) {
 		"pkcs11:object=" + strings.Repeat("a", 5000):         "longer",
 		"pkcs11:object=a;" + strings.Repeat("x", 100) + "=b": "an attribute is not understood",
 		"pkcs11:object=a?" + "se cret" + "=b":                "an attribute is not understood",
-		"pkcs12:object=a":                                    "pkcs11:",
+		"pkcs12:object=a":                                    "scheme pkcs11",
 	} {
 		if u, err := pkcs11.Parse(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80s: %v, %v", text, u, err)

@@ -59,7 +59,7 @@ func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead == nil {
-		c.end(&Failure{Code: HelperEnded, Detail: "it was closed"})
+		_ = c.end(&Failure{Code: HelperEnded, Detail: "it was closed"})
 	}
 	return nil
 }
@@ -77,21 +77,20 @@ func (c *Client) Do(ctx context.Context, q Request) (*Response, error) {
 	}
 	q.Version = Version
 	var answer Response
-	done := make(chan error, 1)
-	go func() {
-		if err := WriteLine(c.stdin, q); err != nil {
-			done <- err
-			return
-		}
-		done <- ReadLine(c.stdout, &answer)
-	}()
 	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err = WriteLine(c.stdin, q); err == nil {
+			err = ReadLine(c.stdout, &answer)
+		}
+	}()
 	select {
-	case err = <-done:
+	case <-done:
 	case <-ctx.Done():
 		_ = c.cmd.Process.Kill()
 		<-done // the pipes are closed with the process
-		c.end(&Failure{Code: HelperEnded, Detail: "a request was given up"})
+		_ = c.end(&Failure{Code: HelperEnded, Detail: "a request was given up"})
 		return nil, ctx.Err()
 	}
 	switch {

@@ -26,7 +26,7 @@ const maxURI = 4 << 10
 func Parse(text string) (*URI, error) {
 	rest, ok := strings.CutPrefix(text, "pkcs11:")
 	if !ok {
-		return nil, fmt.Errorf("it does not begin with pkcs11:")
+		return nil, fmt.Errorf("it is not of the scheme pkcs11")
 	}
 	if len(text) > maxURI {
 		return nil, fmt.Errorf("it is longer than %d KiB", maxURI>>10)
