@@ -198,7 +198,7 @@ func parseVersion(data []byte) (number string, warnings []string, err error) {
 	var format string
 	var version json.Number
 	if json.Unmarshal(data, &keys) != nil || json.Unmarshal(keys["format"], &format) != nil ||
-		json.Unmarshal(keys["version"], &version) != nil {
+		json.Unmarshal(keys["version"], &version) != nil || version == "" {
 		return "", nil, malformed(versionName, "it does not say which format and version this is")
 	}
 	switch {
