@@ -64,18 +64,11 @@ func (d *decompressor) concurrently(in *bufio.Reader, limits Limits, n int) erro
 		pieces = min(n+2, unpackMemory/(2*maxGzipPiece))
 	case Zstd:
 		pieces = min(n+2, unpackMemory/(2*maxZstdPiece))
-		z, err := zstd.NewReader(nil,
-			zstd.WithDecoderConcurrency(n),
-			zstd.WithDecoderLowmem(true),
-			zstd.WithDecodeAllCapLimit(true),
-			zstd.WithDecoderMaxWindow(limits.ZstdWindow))
+		decode, err := zstdDecoder(n, limits)
 		if err != nil {
 			return err
 		}
-		u.decode = func(p *piece) (err error) {
-			p.plain, err = z.DecodeAll(p.packed, p.plain[:0])
-			return err
-		}
+		u.decode = decode
 	}
 	u.free, u.work, u.order = make(chan *piece, pieces), make(chan *piece, pieces), make(chan *piece, pieces)
 	for range pieces {
