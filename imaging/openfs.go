@@ -101,7 +101,8 @@ func recognise(r io.ReaderAt, size int64) string {
 // Limits of what is read from vfat and squashfs.
 const (
 	maxTreeDirs     = 1 << 20 // directories that are known by their place
-	maxTreeEntries  = 1 << 18 // names in one directory
+	maxTreeEntries  = 1 << 18 // names in one directory, and in those that are kept in memory
+	maxTreeLists    = 64      // directories that are kept in memory
 	maxTreeExtents  = 1 << 20 // of one file
 	maxTreeReadFile = maxExt4ReadFile
 )
@@ -147,6 +148,8 @@ type treeFS struct {
 	format
 	mu     sync.Mutex
 	places map[uint64]dirPlace
+	lists  map[uint64][]namedNode // directories that were read last, since every lookup reads all on its way
+	listed int                    // names in them
 }
 
 type dirPlace struct {
@@ -162,13 +165,19 @@ var (
 )
 
 func newTreeFS(f format) *treeFS {
-	return &treeFS{format: f, places: map[uint64]dirPlace{f.root().id: {}}}
+	return &treeFS{format: f, places: map[uint64]dirPlace{f.root().id: {}}, lists: make(map[uint64][]namedNode)}
 }
 
 // list returns the checked and sorted entries of a directory.
 func (t *treeFS) list(dir *node) ([]namedNode, error) {
 	if !dir.mode.IsDir() {
 		return nil, errors.New("not a directory")
+	}
+	t.mu.Lock()
+	entries, found := t.lists[dir.id]
+	t.mu.Unlock()
+	if found {
+		return entries, nil
 	}
 	entries, err := t.readDir(dir)
 	if err != nil {
@@ -194,6 +203,12 @@ func (t *treeFS) list(dir *node) ([]namedNode, error) {
 			t.places[e.node.id] = here
 		}
 	}
+	if t.listed+len(entries) >= maxTreeEntries || len(t.lists) >= maxTreeLists {
+		clear(t.lists)
+		t.listed = 0
+	}
+	t.lists[dir.id] = entries
+	t.listed += len(entries)
 	return entries, nil
 }
 
@@ -346,7 +361,7 @@ func (t *treeFS) dirEntries(dir *node) ([]fs.DirEntry, error) {
 	}
 	list := make([]fs.DirEntry, len(entries))
 	for i, e := range entries {
-		list[i] = nodeInfo{e.name, e.node}
+		list[i] = nodeInfo(e)
 	}
 	return list, nil
 }
