@@ -29,6 +29,7 @@ const (
 
 var (
 	fileNamePattern = regexp.MustCompile(`^[A-Za-z0-9_.,-]+$`)
+	badInName       = regexp.MustCompile(`[^A-Za-z0-9_.,-]`)
 	modePattern     = regexp.MustCompile(`^0?[0-7]{3,4}$`)
 	// The update module for directories uses the destination unquoted in a shell.
 	shellSafePattern = regexp.MustCompile(`^[A-Za-z0-9_.,/+@:=%-]+$`)
@@ -48,11 +49,15 @@ var protected = []string{
 	"/usr/bin", "/usr/lib", "/usr/sbin", "/usr/share", "/var", "/var/lib", "/var/lib/mender", "/data/mender", "/etc/mender",
 }
 
-// inputs makes files of the payload of paths; check looks at the beginning of each.
-func inputs(paths []string, check func(name string, head []byte) error) (*Contents, error) {
+// inputs makes files of the payload of paths; check looks at the beginning of each. With rename set, names need not stay
+// what they are.
+func inputs(paths []string, rename bool, check func(name string, head []byte) error) (*Contents, error) {
 	c := &Contents{}
 	for _, p := range paths {
 		in, head, err := input(p)
+		if rename {
+			in.Name = badInName.ReplaceAllString(in.Name, "_")
+		}
 		if err == nil {
 			err = nameProblem("files", in.Name)
 		}
@@ -114,7 +119,7 @@ func memory(name, content string) artifactfmt.InputFile {
 	}
 }
 
-func makePlain(o *Options) (*Contents, error) { return inputs(o.Files, nil) }
+func makePlain(o *Options) (*Contents, error) { return inputs(o.Files, false, nil) }
 
 func makeRootfs(o *Options) (*Contents, error) {
 	if len(o.Files) != 1 {
@@ -174,7 +179,7 @@ func makeSingleFile(o *Options) (*Contents, error) {
 		if err != nil {
 			return nil, err
 		}
-		mode = fmt.Sprintf("%o", unixMode(info.Mode()))
+		mode = fmt.Sprintf("%04o", unixMode(info.Mode()))
 	}
 	if !modePattern.MatchString(mode) {
 		return nil, invalid("mode", "%q is not a mode: write it in octal, such as 0644", mode)
@@ -249,7 +254,7 @@ func (c *Contents) addTree(a *archive, dir, prefix string, keepOwners bool) erro
 }
 
 func makeScript(o *Options) (*Contents, error) {
-	return inputs(o.Files, func(name string, head []byte) error {
+	return inputs(o.Files, false, func(name string, head []byte) error {
 		if !bytes.HasPrefix(head, []byte("#!")) && !bytes.HasPrefix(head, []byte("\x7fELF")) {
 			return &artifactfmt.InvalidError{
 				Field: "files", Reason: fmt.Sprintf("%s is neither a script nor a program, and the device would fail to run it", name),
@@ -263,8 +268,9 @@ func makeScript(o *Options) (*Contents, error) {
 	})
 }
 
+// makeDeb may rename the packages, whose names often have a + or ~ in them: dpkg looks into them, not at their names.
 func makeDeb(o *Options) (*Contents, error) {
-	return inputs(o.Files, func(name string, head []byte) error {
+	return inputs(o.Files, true, func(name string, head []byte) error {
 		if !strings.HasSuffix(name, ".deb") {
 			return invalid("files", "the update module looks for names that end in .deb, and would not see %s", name)
 		}
@@ -275,8 +281,9 @@ func makeDeb(o *Options) (*Contents, error) {
 	})
 }
 
+// makeRPM may rename the packages, as makeDeb does.
 func makeRPM(o *Options) (*Contents, error) {
-	return inputs(o.Files, func(name string, head []byte) error {
+	return inputs(o.Files, true, func(name string, head []byte) error {
 		if !strings.HasSuffix(name, ".rpm") {
 			return invalid("files", "the update module looks for names that end in .rpm, and would not see %s", name)
 		}

@@ -432,14 +432,14 @@ func TestScript(t *testing.T) {
 func TestPackages(t *testing.T) {
 	t.Parallel()
 	for kind, test := range map[string]struct{ program, magic, suffix, want string }{
-		"deb": {"dpkg", "!<arch>\ndebian-binary   ", ".deb", "-i %[1]s/a.deb %[1]s/b.deb\n"},
-		"rpm": {"rpm", "\xed\xab\xee\xdb\x03", ".rpm", "-U -v --force %[1]s/a.rpm %[1]s/b.rpm\n"},
+		"deb": {"dpkg", "!<arch>\ndebian-binary   ", ".deb", "-i %[1]s/a.deb %[1]s/b___1.deb\n"},
+		"rpm": {"rpm", "\xed\xab\xee\xdb\x03", ".rpm", "-U -v --force %[1]s/a.rpm %[1]s/b___1.rpm\n"},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			a := put(t, filepath.Join(dir, "a"+test.suffix), test.magic, 0o644)
-			b := put(t, filepath.Join(dir, "b"+test.suffix), test.magic+"b", 0o644)
+			b := put(t, filepath.Join(dir, "b++~1"+test.suffix), test.magic+"b", 0o644)
 			d := newDevice(t, kind, write(t, makePayload(t, kind, payload.Options{Files: []string{b, a}})))
 			log := d.fake(test.program)
 			d.must("ArtifactInstall")
