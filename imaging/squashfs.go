@@ -550,12 +550,12 @@ func (s *squash) open(file *node) (io.ReaderAt, error) {
 		return nil, err
 	}
 	at := f.start
+	var b [4]byte
 	for range blocks {
-		b, err := list.bytes(4)
-		if err != nil {
+		if _, err := io.ReadFull(list, b[:]); err != nil {
 			return nil, err
 		}
-		size := little.Uint32(b)
+		size := little.Uint32(b[:])
 		d.starts, d.sizes = append(d.starts, at), append(d.sizes, size)
 		if at += int64(size &^ squashStored); at > s.size {
 			return nil, damaged(FilesystemSquashFS, "a file ends behind it")
