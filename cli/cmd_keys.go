@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 func (a *app) keysCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "keys",
-		Short:   "Make signing keys",
+		Short:   "Make and look at signing keys",
 		GroupID: groupLook,
 		Args:    onlyCommands,
 		RunE:    helpRun,
@@ -28,7 +29,7 @@ which devices and "artifact verify" need. Files that exist are never overwritten
 		RunE: func(_ *cobra.Command, args []string) error { return a.runKeysGenerate(args[0], algorithm) },
 	}
 	generate.Flags().StringVar(&algorithm, "type", signing.DefaultAlgorithm, "ecdsa-p256, rsa-3072 or rsa-4096")
-	c.AddCommand(generate)
+	c.AddCommand(generate, a.keysShowCommand(), a.keysFingerprintCommand())
 	return c
 }
 
@@ -38,6 +39,83 @@ type keyFiles struct {
 	PublicKey  string `json:"public_key"`
 	KeyID      string `json:"key_id"`
 	Algorithm  string `json:"algorithm"`
+}
+
+// shownKey is what `keys show --json` prints.
+type shownKey struct {
+	KeyID     string `json:"key_id"`
+	Algorithm string `json:"algorithm"`
+	PublicKey string `json:"public_key"` // PEM
+}
+
+func (a *app) keysShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show KEY...",
+		Short: "Show a key's identifier, algorithm and public key",
+		Long: `Show the identifier, the algorithm and the public key (PEM) of a key, private or public, wherever it is. This is also how
+the public key comes out of a KMS or a hardware module:
+  twinkeel keys show awskms:///alias/ota --json | jq -r '.[].public_key' > ota.pub
+
+` + keyRefHelp,
+		Args: atLeastOne("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runKeysShow(cmd.Context(), args, false) },
+	}
+}
+
+func (a *app) keysFingerprintCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "fingerprint KEY...",
+		Short: "Print a key's identifier alone: the SHA-256 of its public key",
+		Long: `Print the identifier of each key, private or public: the SHA-256 of the public key's DER form, as in reports of
+"artifact verify" and in out/twinkeel.json.`,
+		Args: atLeastOne("KEY"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runKeysShow(cmd.Context(), args, true) },
+	}
+}
+
+func (a *app) runKeysShow(ctx context.Context, refs []string, idOnly bool) error {
+	var keys []verify.Key
+	for _, ref := range refs {
+		found, err := a.publicKeys(ctx, ref)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, found...)
+	}
+	shown := make([]shownKey, len(keys))
+	for i, k := range keys {
+		shown[i] = shownKey{KeyID: k.ID, Algorithm: k.Algorithm, PublicKey: string(signing.MarshalPublic(k.Public))}
+	}
+	if a.global.json {
+		return a.printJSON(shown)
+	}
+	for _, k := range shown {
+		if idOnly {
+			a.printf("%s\n", k.KeyID)
+			continue
+		}
+		t := table{}
+		t.add("key id", k.KeyID)
+		t.add("algorithm", k.Algorithm)
+		t.print(a.stdout)
+		a.printf("%s", k.PublicKey)
+	}
+	return nil
+}
+
+// publicKeys are the keys in a file of public keys, or the public part of a private key.
+func (a *app) publicKeys(ctx context.Context, ref string) ([]verify.Key, error) {
+	if data, err := readSmall(ref, 1<<20); err == nil {
+		if keys, err := verify.ParseKeys(data); err == nil {
+			return keys, nil
+		}
+	}
+	public, err := signing.LoadPublic(ctx, ref, a.keyOptions(ctx, ref))
+	if err != nil {
+		return nil, err
+	}
+	key, err := verify.NewKey(public)
+	return []verify.Key{key}, err
 }
 
 func (a *app) runKeysGenerate(path, algorithm string) error {

@@ -230,6 +230,8 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[exponent])
 }
 
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
 // terminal is stdin, where it is one.
 func (a *app) terminal() (*os.File, bool) {
 	f, ok := a.stdin.(*os.File)

@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -26,8 +27,10 @@ func (e *evaluator) compute(inst *instance) map[string]cty.Value {
 	case "signer":
 		inst.result = &Signer{
 			Address: inst.address, Kind: inst.block.typ,
-			PrivateKey: e.pipeline.abs(inst.body.text("private_key")),
-			Passphrase: Secret(inst.body.text("passphrase")),
+			PrivateKey: e.pipeline.abs(inst.body.text("private_key")), Passphrase: Secret(inst.body.text("passphrase")),
+			URI: inst.body.text("uri"), Module: e.pipeline.abs(inst.body.text("module")), PIN: Secret(inst.body.text("pin")),
+			Key:     inst.body.text("key"),
+			Command: inst.body.texts("command"), PublicKey: e.pipeline.abs(inst.body.text("public_key")),
 		}
 	case "artifact":
 		return e.computeArtifact(inst)
@@ -232,7 +235,7 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 	b := inst.body
 	d := &DeviceType{
 		Address: inst.address, Name: b.text("type"), Compatible: b.texts("compatible"),
-		Architecture: b.text("architecture"), StorageBase: b.text("storage_device"),
+		Architecture: b.text("architecture"), StorageBase: b.text("storage_device"), Clients: b.texts("clients"),
 	}
 	inst.result = d
 	computed := map[string]cty.Value{"slot_size": cty.UnknownVal(cty.Number)}
@@ -299,7 +302,9 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 	a := &Artifact{
 		Address: inst.address, Name: b.text("name"), Group: b.text("group"),
 		Provides: b.textMap("provides"), Depends: b.textMap("depends"), ClearsProvides: b.texts("clears_provides"),
-		Compression: b.text("compress"), Signer: result[*Signer](e, b.text("signer")),
+		NoDefaultProvides: b.has("default_provides") && !b.flag("default_provides"),
+		Compression:       b.text("compress"), CompressionLevel: int(b.integer("compress_level")),
+		Signer: result[*Signer](e, b.text("signer")), Provenance: b.flag("provenance"), SBOM: e.pipeline.abs(b.text("sbom")),
 	}
 	inst.result = a
 	rel := path.Join(filepath.ToSlash(e.out()), "artifacts", outputName(inst)+".mender")
@@ -321,13 +326,118 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 			}
 		}
 	}
+	for _, n := range b.all("software") {
+		a.Software = Software{Filesystem: n.body.text("filesystem"), Name: n.body.text("name"), Version: n.body.text("version")}
+	}
+	e.chooseCompression(a, b)
+	if b.has("sbom") {
+		e.mustExist(b.text("sbom"), *b.rangeOf("sbom"))
+	}
+	if a.Provenance && b.unset("signer") {
+		e.report(fault("Missing argument", "A statement of provenance needs a signer: one that nobody signed proves nothing.", b.rangeOf("provenance")))
+	}
 	for _, n := range b.all("payload") {
 		e.computePayload(inst, a, n)
 	}
 	return e.builtFile(inst.address, rel)
 }
 
-const rootfsImage = "rootfs-image"
+// chooseCompression takes the best that all clients in the field read, unless the pipeline says which.
+func (e *evaluator) chooseCompression(a *Artifact, b *body) {
+	known, mender3 := true, ""
+	for _, address := range b.texts("device_types") {
+		d := result[*DeviceType](e, address)
+		if d == nil || len(d.Clients) == 0 {
+			known = false
+		} else if slices.Contains(d.Clients, clientMender3) {
+			mender3 = d.Address
+		}
+	}
+	if b.unset("compress") {
+		a.Compression = "gzip"
+		if known && mender3 == "" {
+			a.Compression = "zstd"
+		}
+	} else if a.Compression == "zstd" && mender3 != "" {
+		e.report(fault("Compression that devices cannot read", fmt.Sprintf("There are clients of Mender 3 on devices of %s, and they do not read zstd.", mender3), b.rangeOf("compress")))
+	}
+	highest := map[string]int{"gzip": 9, "xz": 9, "zstd": 19}[a.Compression]
+	if a.CompressionLevel > highest {
+		text := fmt.Sprintf("The levels of %s are 1 to %d.", a.Compression, highest)
+		if highest == 0 {
+			text = "Without compression there is no level."
+		}
+		e.report(fault("Wrong value", text, b.rangeOf("compress_level")))
+	}
+}
+
+const (
+	rootfsImage = "rootfs-image"
+	// BootstrapPayload is the type of an artifact without payload.
+	BootstrapPayload = "bootstrap"
+)
+
+// PayloadKind says which arguments a payload takes. A test holds it against what makes the payloads.
+type PayloadKind struct{ Takes, Needs []string }
+
+// PayloadKinds are the payload types with a form of their own. All other update modules take files and meta_data. Files
+// stands for file, too.
+var PayloadKinds = map[string]PayloadKind{
+	rootfsImage:      {Takes: []string{"files"}, Needs: []string{"files"}},
+	"single-file":    {Takes: []string{"files", "destination", "file_name", "mode", "meta_data"}, Needs: []string{"files", "destination"}},
+	"directory":      {Takes: []string{"directory", "destination", "keep_owners", "meta_data"}, Needs: []string{"directory", "destination"}},
+	"script":         {Takes: []string{"files", "meta_data"}, Needs: []string{"files"}},
+	"deb":            {Takes: []string{"files", "meta_data"}, Needs: []string{"files"}},
+	"rpm":            {Takes: []string{"files", "meta_data"}, Needs: []string{"files"}},
+	"docker":         {Takes: []string{"images", "run_args"}, Needs: []string{"images"}},
+	"docker-compose": {Takes: []string{"directory", "compose_files", "image_files", "project"}, Needs: []string{"image_files", "project"}},
+	"app":            {Takes: []string{"directory", "compose_files", "image_files", "project", "platform"}, Needs: []string{"image_files", "project", "platform"}},
+}
+
+// checkPayloadArguments tells whether the payload has what its type takes, and nothing else.
+func (e *evaluator) checkPayloadArguments(n *nestedBody) bool {
+	b := n.body
+	kind, special := PayloadKinds[n.label]
+	if !special {
+		kind.Takes = []string{"files", "meta_data"}
+	}
+	if n.label == BootstrapPayload {
+		kind.Takes = nil
+	}
+	ok := true
+	for _, a := range payloadSchema.Attrs {
+		name := a.Name
+		if name == "file" {
+			name = "files"
+		}
+		if b.unset(a.Name) || slices.Contains(kind.Takes, name) {
+			continue
+		}
+		ok = false
+		text := fmt.Sprintf("A payload of type %s takes %s.", n.label, strings.Join(kind.Takes, ", "))
+		switch {
+		case n.label == BootstrapPayload:
+			text = "A bootstrap artifact installs nothing: it only sets what the device provides."
+		case a.Name == "meta_data":
+			text = fmt.Sprintf("A payload of type %s has no meta-data to set.", n.label)
+		}
+		e.report(fault("Unexpected argument", text, b.rangeOf(a.Name)))
+	}
+	var missing []string
+	for _, name := range kind.Needs {
+		if b.unset(name) && (name != "files" || b.unset("file")) && !b.content.incomplete {
+			missing = append(missing, name)
+		}
+	}
+	switch {
+	case slices.Equal(missing, []string{"files"}):
+		e.report(fault("Missing argument", "The payload needs file or files: what to install.", n.rng.Ptr()))
+	case len(missing) > 0:
+		e.report(fault("Missing argument", fmt.Sprintf("A payload of type %s needs %s.", n.label, strings.Join(missing, ", ")), n.rng.Ptr()))
+	}
+	ok = ok && len(missing) == 0
+	return ok
+}
 
 func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 	b := n.body
@@ -336,11 +446,30 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 		e.report(fault("Conflicting arguments", "A payload takes file or files, not both.", b.rangeOf("files")))
 		return
 	}
-	if b.unset("file") && b.unset("files") && (n.label == rootfsImage || b.unset("meta_data")) {
+	if !e.checkPayloadArguments(n) || n.label == BootstrapPayload {
+		return
+	}
+	if _, special := PayloadKinds[n.label]; !special && b.unset("file") && b.unset("files") && b.unset("meta_data") {
 		if !b.content.incomplete {
 			e.report(fault("Missing argument", "The payload needs file or files: what to install.", n.rng.Ptr()))
 		}
 		return
+	}
+	p := &a.Payload
+	p.Directory, p.Destination = e.pipeline.abs(b.text("directory")), b.text("destination")
+	p.FileName, p.Mode, p.KeepOwners = b.text("file_name"), b.text("mode"), b.flag("keep_owners")
+	p.Images, p.Project, p.Platform, p.RunArgs = b.texts("images"), b.text("project"), b.text("platform"), b.text("run_args")
+	if b.has("directory") {
+		e.mustExist(b.text("directory"), *b.rangeOf("directory"))
+	}
+	for _, list := range []struct {
+		name string
+		to   *[]string
+	}{{"image_files", &p.ImageFiles}, {"compose_files", &p.ComposeFiles}} {
+		for i, f := range b.texts(list.name) {
+			e.mustExist(f, elementRange(b.content.attrs[list.name].Expr, &problem{index: i}))
+			*list.to = append(*list.to, e.pipeline.abs(f))
+		}
 	}
 	if b.has("file") {
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
@@ -359,8 +488,6 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 	if b.has("meta_data") {
 		v := b.values["meta_data"]
 		switch {
-		case n.label == rootfsImage:
-			e.report(fault("Unexpected argument", "A rootfs-image payload has no meta-data.", b.rangeOf("meta_data")))
 		case !v.Type().IsObjectType() && !v.Type().IsMapType():
 			e.report(fault("Wrong type of value", fmt.Sprintf("An object is needed here, not %s.", describe(v)), b.rangeOf("meta_data")))
 		case v.IsWhollyKnown():

@@ -23,6 +23,7 @@ const maxChain = 10_000
 // pass through everything without further reports. Offline (facts == nil), what only the file system tells is unknown,
 // too, so one evaluator serves validation and planning.
 type evaluator struct {
+	builder       string // of the twinkeel block
 	pipeline      *Pipeline
 	facts         *facts               // nil: offline
 	built         map[string]BuiltFile // by address; what the last build made
@@ -393,8 +394,9 @@ func (e *evaluator) outDir() string {
 			continue
 		}
 		body := e.evaluateBody(b.content, e.globalScope())
-		if v := body.values["out_dir"]; v.IsKnown() && !v.IsNull() {
-			return v.AsString()
+		e.builder = body.text("builder")
+		if body.has("out_dir") {
+			return body.text("out_dir")
 		}
 	}
 	return "out"

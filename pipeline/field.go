@@ -364,6 +364,52 @@ func checkAlignment(v cty.Value) string {
 	return ""
 }
 
+// clients are the update clients that an artifact's compression is chosen for.
+var clients = []string{"twinkeel", clientMender3, "mender-4"}
+
+// clientMender3 is the one that does not read zstd.
+const clientMender3 = "mender-3"
+
+func checkClients(v cty.Value) string {
+	if p := notEmpty(v); p != "" {
+		return p
+	}
+	for it := v.ElementIterator(); it.Next(); {
+		if _, c := it.Element(); c.IsKnown() && !c.IsNull() && !slices.Contains(clients, c.AsString()) {
+			return fmt.Sprintf("holds %q; the clients are %s", c.AsString(), strings.Join(clients, ", "))
+		}
+	}
+	return ""
+}
+
+func checkLevel(v cty.Value) string {
+	if n, _ := v.AsBigFloat().Int64(); n < 1 || n > 19 {
+		return "must lie between 1 and 19"
+	}
+	return ""
+}
+
+var kmsSchemes = []string{"awskms://", "gcpkms://", "azurekms://", "hashivault://"}
+
+func checkKMS(v cty.Value) string {
+	for _, scheme := range kmsSchemes {
+		if rest, ok := strings.CutPrefix(v.AsString(), scheme); ok && rest != "" {
+			return ""
+		}
+	}
+	return "must begin with one of " + strings.Join(kmsSchemes, ", ") + " and name a key"
+}
+
+func checkPKCS11(v cty.Value) string {
+	switch uri := v.AsString(); {
+	case !strings.HasPrefix(uri, "pkcs11:"):
+		return "must begin with pkcs11:"
+	case strings.Contains(uri, "pin-value="):
+		return "must not hold the PIN: set pin from a sensitive variable"
+	}
+	return ""
+}
+
 func checkRetries(v cty.Value) string {
 	if n, _ := v.AsBigFloat().Int64(); n < 0 || n > 100 {
 		return "must lie between 0 and 100"

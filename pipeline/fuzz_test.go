@@ -167,7 +167,7 @@ device_type "d" {
 		fmt.Fprintf(&b, `artifact "a%d" {
   name         = "app-%d-${var.version}"
   device_types = [device_type.d]
-  payload "app" { file = "good.ext4" }
+  payload "edge-app" { file = "good.ext4" }
   provides = { "app-%d.version" = var.version }
 }
 `, i, i, i)

@@ -12,6 +12,9 @@ type Plan struct {
 	// Dir is the pipeline's directory and OutDir where outputs go; both absolute.
 	Dir    string `json:"-"`
 	OutDir string `json:"-"`
+	// Digest is the SHA-256 of the pipeline's files, and Builder who builds; both are for statements of provenance.
+	Digest  string `json:"digest"`
+	Builder string `json:"builder,omitempty"`
 	// Epoch is the time stamped into outputs (SOURCE_DATE_EPOCH, else 0).
 	Epoch   time.Time `json:"epoch"`
 	Actions []*Action `json:"actions"`
@@ -52,33 +55,63 @@ func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) 
 
 // Artifact is an artifact block, evaluated. Paths are absolute.
 type Artifact struct {
-	Address        string            `json:"address"`
-	Name           string            `json:"name"`
-	Group          string            `json:"group,omitempty"`
-	DeviceTypes    []string          `json:"device_types"` // Mender device type names
-	Payload        Payload           `json:"payload"`
-	Provides       map[string]string `json:"provides,omitempty"` // beside the defaults
-	Depends        map[string]string `json:"depends,omitempty"`
-	ClearsProvides []string          `json:"clears_provides,omitempty"` // nil: the format's defaults
-	Scripts        []string          `json:"scripts,omitempty"`
-	Compression    string            `json:"compression"` // none, gzip, xz, zstd
-	Signer         *Signer           `json:"signer,omitempty"`
-	Path           string            `json:"path"` // of the output
+	Address     string            `json:"address"`
+	Name        string            `json:"name"`
+	Group       string            `json:"group,omitempty"`
+	DeviceTypes []string          `json:"device_types"` // Mender device type names
+	Payload     Payload           `json:"payload"`
+	Provides    map[string]string `json:"provides,omitempty"` // beside the defaults
+	// NoDefaultProvides leaves out the defaults, Software changes them.
+	NoDefaultProvides bool              `json:"no_default_provides,omitempty"`
+	Software          Software          `json:"software,omitzero"`
+	Depends           map[string]string `json:"depends,omitempty"`
+	ClearsProvides    []string          `json:"clears_provides,omitempty"` // nil: the format's defaults
+	Scripts           []string          `json:"scripts,omitempty"`
+	Compression       string            `json:"compression"`                 // none, gzip, xz, zstd
+	CompressionLevel  int               `json:"compression_level,omitempty"` // 0: the format's default
+	Signer            *Signer           `json:"signer,omitempty"`
+	Provenance        bool              `json:"provenance,omitempty"` // a signed statement of it beside the artifact
+	SBOM              string            `json:"sbom,omitempty"`       // path of what the bill of materials is made of
+	Path              string            `json:"path"`                 // of the output
 }
 
-// Payload of an artifact.
+// Software says which software an artifact's default provides are about.
+type Software struct {
+	Filesystem string `json:"filesystem,omitempty"`
+	Name       string `json:"name,omitempty"`
+	Version    string `json:"version,omitempty"`
+}
+
+// Payload of an artifact. What follows Files is for the update modules whose payloads have a form of their own.
 type Payload struct {
-	Type     string          `json:"type"`
-	Files    []string        `json:"files"`
-	MetaData json.RawMessage `json:"meta_data,omitempty"`
+	Type         string          `json:"type"` // "bootstrap" has none
+	Files        []string        `json:"files"`
+	Directory    string          `json:"directory,omitempty"`
+	Destination  string          `json:"destination,omitempty"`
+	FileName     string          `json:"file_name,omitempty"`
+	Mode         string          `json:"mode,omitempty"`
+	KeepOwners   bool            `json:"keep_owners,omitempty"`
+	Images       []string        `json:"images,omitempty"`
+	ImageFiles   []string        `json:"image_files,omitempty"`
+	ComposeFiles []string        `json:"compose_files,omitempty"`
+	Project      string          `json:"project,omitempty"`
+	Platform     string          `json:"platform,omitempty"`
+	RunArgs      string          `json:"run_args,omitempty"`
+	MetaData     json.RawMessage `json:"meta_data,omitempty"`
 }
 
 // Signer is a signer block.
 type Signer struct {
-	Address    string `json:"address"`
-	Kind       string `json:"kind"`        // file
-	PrivateKey string `json:"private_key"` // path of a PEM file
-	Passphrase Secret `json:"passphrase,omitempty"`
+	Address    string   `json:"address"`
+	Kind       string   `json:"kind"`                  // file, kms, pkcs11, ssh-agent, command
+	PrivateKey string   `json:"private_key,omitempty"` // file: path of a PEM file
+	Passphrase Secret   `json:"passphrase,omitempty"`
+	URI        string   `json:"uri,omitempty"`     // kms, pkcs11
+	Module     string   `json:"module,omitempty"`  // pkcs11: path of the library
+	PIN        Secret   `json:"pin,omitempty"`     // pkcs11
+	Key        string   `json:"key,omitempty"`     // ssh-agent: fingerprint or comment
+	Command    []string `json:"command,omitempty"` // command
+	PublicKey  string   `json:"public_key,omitempty"`
 }
 
 // DeviceType is a device_type block.
@@ -87,6 +120,7 @@ type DeviceType struct {
 	Name         string     `json:"name"` // as the device reports it
 	Compatible   []string   `json:"compatible,omitempty"`
 	Architecture string     `json:"architecture"` // Go's names: amd64, arm64, arm
+	Clients      []string   `json:"clients,omitempty"`
 	Layout       Layout     `json:"layout"`
 	Bootloader   Bootloader `json:"bootloader"`
 	StorageBase  string     `json:"storage_device"` // /dev/mmcblk0

@@ -165,7 +165,7 @@ source "file" "absent" { path = "absent.bin" }
 artifact "absent" {
   name         = "x"
   device_types = [device_type.board]
-  payload "app" { file = source.file.absent.path }
+  payload "edge-app" { file = source.file.absent.path }
 }
 `
 	mustPlan(t, text, LoadOptions{}, "image.new")

@@ -2,6 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -48,7 +50,8 @@ func (e *evaluator) plan(targets []string) *Plan {
 		e.symbol(symbol{root: "var", name: name}, p.variables[name].rng)
 	}
 	e.validateVariables()
-	plan := &Plan{Dir: p.dir, OutDir: p.abs(e.out()), Epoch: e.epoch(), Actions: []*Action{}}
+	plan := &Plan{Dir: p.dir, OutDir: p.abs(e.out()), Digest: p.digest(), Epoch: e.epoch(), Actions: []*Action{}}
+	plan.Builder = e.builder
 	if e.failed() {
 		return nil
 	}
@@ -287,4 +290,15 @@ func matchAddress(pattern, address string) bool {
 		p++
 	}
 	return p == len(pattern)
+}
+
+// digest is the SHA-256 of the pipeline's files: of their names and contents.
+func (p *Pipeline) digest() string {
+	hash := sha256.New()
+	for _, name := range keys(p.files) {
+		// Without their directory: the same pipeline elsewhere is the same.
+		fmt.Fprintf(hash, "%q %d\n", filepath.Base(name), len(p.files[name].Bytes))
+		hash.Write(p.files[name].Bytes)
+	}
+	return hex.EncodeToString(hash.Sum(nil))
 }

@@ -190,6 +190,7 @@ var twinkeelSchema = &blockSchema{
 	Attrs: []*attrSchema{
 		{Name: "required_version", Type: tString, Doc: "Versions of twinkeel that can read this pipeline, such as \"~> 0.1\". Checked before anything else; a text without references."},
 		{Name: "out_dir", Type: tPath, Default: cty.StringVal("out"), Doc: "Directory of the outputs."},
+		{Name: "builder", Type: tString, Doc: "URI of who builds, for statements of provenance, such as https://ci.example.com/ota; by default a person's machine."},
 	},
 }
 
@@ -246,6 +247,7 @@ var sourceSchema = &blockSchema{
 		{Name: "uboot_env", Type: cty.String, Doc: "Path of u-boot-initial-env, U-Boot's built-in variables as text, or null (yocto)."},
 		{Name: "manifest", Type: cty.String, Doc: "Path of the package manifest, or null (yocto)."},
 		{Name: "testdata", Type: cty.String, Doc: "Path of the .testdata.json file, or null (yocto)."},
+		{Name: "sbom", Type: cty.String, Doc: "Path of what a bill of materials can be made of: the build's SPDX document, else the package manifest, or null (yocto)."},
 		{Name: "packages", Type: cty.Map(cty.String), Doc: "Versions of the packages in the image, by name (yocto)."},
 		{Name: "distro_version", Type: cty.String, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
 		{Name: "build_id", Type: cty.String, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
@@ -312,6 +314,7 @@ var deviceTypeSchema = &blockSchema{
 		{Name: "compatible", Type: listOf(tName), Doc: "Further names under which devices of this type report themselves; artifacts for it name them too."},
 		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Its processor; arm is 32 bits, arm64 64."},
 		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "The layout of its disk."},
+		{Name: "clients", Type: listOf(tString), Check: checkClients, Doc: "Update clients on the devices in the field: twinkeel (the bundled agent), mender-3 (up to 3.x) and mender-4. They decide which compression artifacts get by default: zstd when all of them read it, which mender-3 does not; without this argument gzip, which all do."},
 		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it."},
 	},
 	Blocks: []*blockSchema{{
@@ -331,17 +334,67 @@ var deviceTypeSchema = &blockSchema{
 
 var signerSchema = &blockSchema{
 	Kind: "signer", Label: "name", Refers: true,
-	Doc: "A key that signs artifacts.",
-	Types: []*typeSchema{{
-		Name: "file", Doc: "A private key in a PEM file, as \"twinkeel keys generate\" makes it: P-256, or RSA with 3072 or 4096 bits.",
-		Attrs: []*attrSchema{
-			{Name: "private_key", Type: tPath, Required: true, Doc: "The file."},
-			{Name: "passphrase", Type: tString, Secret: true, Doc: "Passphrase of an encrypted key; by default that in TWINKEEL_KEY_PASSPHRASE."},
+	Doc: "A key that signs artifacts: P-256, or RSA with 2048 bits or more. It is used only when something is built that names it.",
+	Types: []*typeSchema{
+		{
+			Name: "file", Doc: "A private key in a PEM file, as \"twinkeel keys generate\" makes it.",
+			Attrs: []*attrSchema{
+				{Name: "private_key", Type: tPath, Required: true, Doc: "The file."},
+				{Name: "passphrase", Type: tString, Secret: true, Doc: "Passphrase of an encrypted key; by default that in TWINKEEL_KEY_PASSPHRASE."},
+			},
 		},
-	}},
+		{
+			Name: "kms", Doc: "A key in a key management service. Credentials come from where that service's own tools take them.",
+			Attrs: []*attrSchema{
+				{Name: "uri", Type: tString, Required: true, Check: checkKMS, Doc: "Where the key is: awskms://, gcpkms://, azurekms:// or hashivault://, such as awskms:///alias/ota."},
+			},
+		},
+		{
+			Name: "pkcs11", Doc: "A key in a hardware module or smart card.",
+			Attrs: []*attrSchema{
+				{Name: "uri", Type: tString, Required: true, Check: checkPKCS11, Doc: "Which key, as in RFC 7512: pkcs11:token=fleet;object=ota. It holds no PIN."},
+				{Name: "module", Type: tPath, Doc: "The vendor's PKCS #11 library (.so), unless the URI names it as module-path."},
+				{Name: "pin", Type: tString, Secret: true, Doc: "The token's PIN; by default that in TWINKEEL_PKCS11_PIN."},
+			},
+		},
+		{
+			Name: "ssh-agent", Doc: "A key that a running ssh-agent holds (SSH_AUTH_SOCK).",
+			Attrs: []*attrSchema{
+				{Name: "key", Type: tString, Doc: "Its fingerprint (SHA256:...) or comment; not needed when the agent has one suitable key."},
+			},
+		},
+		{
+			Name: "command", Doc: "A program that signs: it reads the message on stdin and writes the signature to stdout.",
+			Attrs: []*attrSchema{
+				{Name: "command", Type: listOf(tString), Required: true, Check: notEmpty, Doc: "The program and its arguments. No shell is involved."},
+				{Name: "public_key", Type: tPath, Required: true, Doc: "PEM file with the public key, against which each signature is checked."},
+			},
+		},
+	},
 }
 
 var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout")), Doc: "What must be done first, beside what the block refers to anyway."}
+
+var payloadSchema = &blockSchema{
+	Kind: "payload", Label: "type", Min: 1, Max: 1,
+	Doc: "What is in it: rootfs-image, bootstrap (nothing: it only sets what the device provides), or the name of an update module, which so far Mender's clients run and the bundled agent refuses. single-file, directory, script, deb, rpm, docker, docker-compose and app get their files in the form that those modules expect; others get them as they are.",
+	Attrs: []*attrSchema{
+		{Name: "file", Type: tPath, Doc: "The file to install. For rootfs-image it must fit into the slots and hold their file system."},
+		{Name: "files", Type: listOf(tPath), Doc: "The files to install, for update modules that take several."},
+		{Name: "directory", Type: tPath, Doc: "Directory to install (directory), or with the Compose file and what it refers to (docker-compose, app)."},
+		{Name: "destination", Type: tString, Doc: "Absolute path on the device (single-file, directory). For a single file it is the file's, or with a slash at its end the directory's."},
+		{Name: "file_name", Type: tString, Doc: "Name of the file on the device, if it is not the one it has here (single-file)."},
+		{Name: "mode", Type: tString, Doc: "Permissions of the file on the device, in octal, such as \"0644\" (single-file)."},
+		{Name: "keep_owners", Type: tBool, Doc: "Whether the numeric owners of the files are kept; else all belong to root (directory)."},
+		{Name: "images", Type: listOf(tString), Doc: "Container images that the device pulls and runs (docker)."},
+		{Name: "image_files", Type: listOf(tPath), Doc: "Archives of container images (docker-compose, app)."},
+		{Name: "compose_files", Type: listOf(tPath), Doc: "The Compose file and files it refers to, in the place of directory (docker-compose, app)."},
+		{Name: "project", Type: tString, Doc: "Name of the Compose project (docker-compose, app)."},
+		{Name: "platform", Type: tString, Doc: "Platform of the images, such as linux/arm64 (app)."},
+		{Name: "run_args", Type: tString, Doc: "Arguments of docker run (docker)."},
+		{Name: "meta_data", Type: tAny, Doc: "An object with what the update module wants to know. Not for rootfs-image."},
+	},
+}
 
 var artifactSchema = &blockSchema{
 	Kind: "artifact", Label: "name", ForEach: true, Refers: true,
@@ -355,18 +408,25 @@ var artifactSchema = &blockSchema{
 		{Name: "clears_provides", Type: listOf(tString), Doc: "Globs of what the device no longer provides once it is installed; by default those of the payload's type."},
 		{Name: "group", Type: tName, Doc: "Artifact group that it provides."},
 		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts, named as in ArtifactInstall_Enter_00_stop. Mender's clients run them; the bundled agent refuses such artifacts so far."},
-		{Name: "compress", Type: tString, Enum: []string{"none", "gzip", "xz", "zstd"}, Default: cty.StringVal("gzip"), Doc: "Compression of the payload. Every client in the field reads gzip."},
+		{Name: "default_provides", Type: tBool, Default: cty.True, Doc: "Whether it provides what Mender's tool adds for the payload's type: a version, and the checksum of a root file system."},
+		{Name: "compress", Type: tString, Enum: []string{"none", "gzip", "xz", "zstd"}, Doc: "Compression of the payload; by default zstd when the clients of all device_types are known to read it, else gzip."},
+		{Name: "compress_level", Type: tInt, Check: checkLevel, Doc: "Effort of the compression: 1 to 9 for gzip and xz, 1 to 19 for zstd; by default 6, 6 and 3."},
+		{Name: "provenance", Type: tBool, Default: cty.False, Doc: "Whether a signed statement of provenance (in-toto, SLSA) is written beside it. The artifact provides the statement's checksum."},
+		{Name: "sbom", Type: tPath, Doc: "Bill of materials to put beside it: an SPDX or CycloneDX document in JSON, or a Yocto package manifest (source.yocto.NAME.sbom), of which one is made. The artifact provides its checksum."},
 		attrDependsOn,
 	},
-	Blocks: []*blockSchema{{
-		Kind: "payload", Label: "type", Min: 1, Max: 1,
-		Doc: "What is in it: rootfs-image, or the name of an update module, which so far Mender's clients run and the bundled agent refuses.",
-		Attrs: []*attrSchema{
-			{Name: "file", Type: tPath, Doc: "The file to install. For rootfs-image it must fit into the slots and hold their file system."},
-			{Name: "files", Type: listOf(tPath), Doc: "The files to install, for update modules that take several."},
-			{Name: "meta_data", Type: tAny, Doc: "An object with what the update module wants to know. Not for rootfs-image."},
+	Blocks: []*blockSchema{
+		payloadSchema,
+		{
+			Kind: "software", Max: 1,
+			Doc: "Which software the default provides are about: FILESYSTEM.NAME.version.",
+			Attrs: []*attrSchema{
+				{Name: "filesystem", Type: tName, Doc: "In the place of rootfs-image."},
+				{Name: "name", Type: tName, Doc: "In the place of the payload's type."},
+				{Name: "version", Type: tString, Doc: "In the place of the artifact's name."},
+			},
 		},
-	}},
+	},
 	Exposes: []exposedSchema{
 		{Name: "path", Type: cty.String, Doc: "Path of the artifact, relative to the pipeline's directory."},
 		{Name: "size", Type: cty.Number, Built: true, Doc: "Size in bytes."},

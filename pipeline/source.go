@@ -48,7 +48,7 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 	}
 
 	b := inst.body
-	none := unknown("rootfs", "rootfs_type", "rootfs_size", "kernel", "uboot_env", "manifest", "testdata", "boot_files", "packages", "distro_version", "build_id")
+	none := unknown("rootfs", "rootfs_type", "rootfs_size", "kernel", "uboot_env", "manifest", "sbom", "testdata", "boot_files", "packages", "distro_version", "build_id")
 	if e.facts == nil || !b.has("deploy_dir") || !b.has("machine") || !b.has("image") || !b.has("rootfs_types") {
 		return none
 	}
@@ -86,7 +86,7 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 	}
 	return map[string]cty.Value{
 		"rootfs": cty.StringVal(y.rootfs), "rootfs_type": cty.StringVal(y.rootfsType), "rootfs_size": number(y.rootfsSize),
-		"kernel": optional(y.kernel), "uboot_env": optional(y.ubootEnv), "manifest": optional(y.manifest), "testdata": optional(y.testdata),
+		"kernel": optional(y.kernel), "uboot_env": optional(y.ubootEnv), "manifest": optional(y.manifest), "sbom": optional(y.billOfMaterials()), "testdata": optional(y.testdata),
 		"boot_files": textMap(y.bootFiles), "packages": textMap(y.packages),
 		"distro_version": optional(y.distroVersion), "build_id": optional(y.buildID),
 	}
@@ -303,6 +303,15 @@ func (y *yocto) companion(suffix string) string {
 		}
 	}
 	return ""
+}
+
+// billOfMaterials is the SPDX document of the build (create-spdx.bbclass; up to 5.0 IMAGE-MACHINE.spdx.json, with the
+// documents of its packages in .spdx.tar.zst, which is not taken), else the package manifest.
+func (y *yocto) billOfMaterials() string {
+	if name := y.companion(".spdx.json"); name != "" {
+		return name
+	}
+	return y.manifest
 }
 
 // readTestdata reads the variables of the build that somebody needs.

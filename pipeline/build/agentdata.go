@@ -58,7 +58,7 @@ func (r *runner) agentData(ctx context.Context, im *pipeline.Image, m *imaging.M
 	if im.Artifact.Signer == nil {
 		return nil, &unsignedImageError{im}
 	}
-	signer, err := OpenSigner(im.Artifact.Signer)
+	signer, err := OpenSigner(ctx, im.Artifact.Signer)
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/twinkeel/twinkeel/artifactfmt"
+	"github.com/twinkeel/twinkeel/artifactfmt/payload"
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
@@ -18,32 +20,41 @@ import (
 const maxScript = 1 << 20
 
 func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress func(done, total int64)) (*Output, error) {
-	spec := &artifactfmt.Artifact{
-		Name:           a.Name,
-		Group:          a.Group,
-		DeviceTypes:    a.DeviceTypes,
-		PayloadType:    a.Payload.Type,
-		Provides:       a.Provides,
-		Depends:        a.Depends,
-		ClearsProvides: a.ClearsProvides,
-		MetaData:       a.Payload.MetaData,
-		Compression:    artifactfmt.Compression(a.Compression),
-		Epoch:          r.plan.Epoch,
-		Progress:       progress,
+	contents, err := openPayload(a, r.plan.Epoch)
+	if err != nil {
+		return nil, err
 	}
+	defer contents.Close()
+	spec := &artifactfmt.Artifact{
+		Name:              a.Name,
+		Group:             a.Group,
+		DeviceTypes:       a.DeviceTypes,
+		PayloadType:       contents.Type,
+		Files:             contents.Files,
+		MetaData:          contents.MetaData,
+		Provides:          a.Provides,
+		NoDefaultProvides: a.NoDefaultProvides,
+		Software:          artifactfmt.Software(a.Software),
+		Depends:           a.Depends,
+		ClearsProvides:    a.ClearsProvides,
+		Compression:       artifactfmt.Compression(a.Compression),
+		Level:             a.CompressionLevel,
+		Epoch:             r.plan.Epoch,
+		Progress:          progress,
+	}
+	if a.Software == (pipeline.Software{}) {
+		spec.Software = contents.Software
+	}
+	var sidecars []Sidecar
 	if a.Signer != nil {
-		signer, err := OpenSigner(a.Signer)
+		signer, err := OpenSigner(ctx, a.Signer)
 		if err != nil {
 			return nil, err
 		}
 		spec.Signer = signer
-	}
-	for _, path := range a.Payload.Files {
-		file, err := inputFile(path)
-		if err != nil {
-			return nil, err
-		}
-		spec.Files = append(spec.Files, file)
+		r.addSidecars(a, spec, signer, &sidecars)
+	} else {
+		r.addSidecars(a, spec, nil, &sidecars)
 	}
 	for _, path := range a.Scripts {
 		content, err := readLimited(path, maxScript)
@@ -60,7 +71,7 @@ func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress fu
 	if err != nil {
 		return nil, err
 	}
-	out.ArtifactName, out.DeviceTypes, out.SignerKeyID = info.Name, info.DeviceTypes, info.KeyID
+	out.ArtifactName, out.DeviceTypes, out.SignerKeyID, out.Sidecars = info.Name, info.DeviceTypes, info.KeyID, sidecars
 	return out, nil
 }
 
@@ -99,16 +110,17 @@ func (r *runner) output(ctx context.Context, kind pipeline.Kind, path string) (*
 	return &Output{Kind: string(kind), Path: relativeTo(r.plan.Dir, path), Size: info.Size(), SHA256: digest}, nil
 }
 
-func inputFile(path string) (artifactfmt.InputFile, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return artifactfmt.InputFile{}, err
+// openPayload brings the payload into the form that its type wants.
+func openPayload(a *pipeline.Artifact, epoch time.Time) (*payload.Contents, error) {
+	p := a.Payload
+	if p.Type == pipeline.BootstrapPayload {
+		return &payload.Contents{}, nil
 	}
-	return artifactfmt.InputFile{
-		Name: filepath.Base(path),
-		Size: info.Size(),
-		Open: func() (io.ReadCloser, error) { return os.Open(path) },
-	}, nil
+	return payload.Make(p.Type, payload.Options{
+		Files: p.Files, Directory: p.Directory, Destination: p.Destination, FileName: p.FileName, Mode: p.Mode,
+		Images: p.Images, ImageFiles: p.ImageFiles, ComposeFiles: p.ComposeFiles, Project: p.Project, Platform: p.Platform,
+		RunArgs: p.RunArgs, KeepOwners: p.KeepOwners, MetaData: p.MetaData, Epoch: epoch,
+	})
 }
 
 func readLimited(path string, limit int64) ([]byte, error) {

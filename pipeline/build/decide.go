@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/twinkeel/twinkeel/pipeline"
@@ -145,7 +146,7 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 }
 
 // implementation rises when the bytes that an action makes from the same inputs change.
-var implementation = map[pipeline.Kind]int{pipeline.KindArtifact: 1, pipeline.KindImage: 1}
+var implementation = map[pipeline.Kind]int{pipeline.KindArtifact: 2, pipeline.KindImage: 1}
 
 func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Artifact) error {
 	s.attributes = attributes(map[string]any{
@@ -153,6 +154,7 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 		"meta_data": a.Payload.MetaData, "provides": a.Provides, "depends": a.Depends,
 		"clears_provides": a.ClearsProvides, "compress": a.Compression, "path": d.relative(a.Path),
 	})
+	maps.Copy(s.attributes, optionalAttributes(a))
 	s.inputs = map[string]string{}
 	for i, f := range a.Payload.Files {
 		if err := d.input(ctx, s, fmt.Sprintf("payload file %s", fileRole(i, f)), f); err != nil {
@@ -164,8 +166,11 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 			return err
 		}
 	}
+	if err := d.describePayload(ctx, s, a); err != nil {
+		return err
+	}
 	if a.Signer != nil {
-		id, err := d.signerKeyID(a)
+		id, err := d.signerKeyID(ctx, a)
 		if err != nil {
 			return err
 		}
@@ -174,14 +179,57 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 	return nil
 }
 
-func (d *decider) signerKeyID(a *pipeline.Artifact) (string, error) {
+// optionalAttributes are those that few artifacts set: the others need not be built anew because these came to be.
+func optionalAttributes(a *pipeline.Artifact) map[string]string {
+	p := a.Payload
+	all := attributes(map[string]any{
+		"default_provides": !a.NoDefaultProvides, "software": a.Software, "compress_level": a.CompressionLevel, "provenance": a.Provenance,
+		"destination": p.Destination, "file_name": p.FileName, "mode": p.Mode, "keep_owners": p.KeepOwners,
+		"images": p.Images, "project": p.Project, "platform": p.Platform, "run_args": p.RunArgs,
+	})
+	for name, unset := range map[string]string{
+		"default_provides": "true", "software": "{}", "compress_level": "0", "provenance": "false", "keep_owners": "false",
+	} {
+		if all[name] == unset {
+			delete(all, name)
+		}
+	}
+	return all
+}
+
+// describePayload adds what is read for a payload beside its files.
+func (d *decider) describePayload(ctx context.Context, s *Step, a *pipeline.Artifact) error {
+	for i, f := range a.Payload.ImageFiles {
+		if err := d.input(ctx, s, fmt.Sprintf("container image %s", fileRole(i, f)), f); err != nil {
+			return err
+		}
+	}
+	for i, f := range a.Payload.ComposeFiles {
+		if err := d.input(ctx, s, fmt.Sprintf("Compose file %s", fileRole(i, f)), f); err != nil {
+			return err
+		}
+	}
+	if a.Payload.Directory != "" {
+		digest, err := d.digests.tree(ctx, a.Payload.Directory)
+		if err != nil {
+			return err
+		}
+		s.inputs["payload directory"] = digest
+	}
+	if a.SBOM != "" {
+		return d.input(ctx, s, "bill of materials", a.SBOM)
+	}
+	return nil
+}
+
+func (d *decider) signerKeyID(ctx context.Context, a *pipeline.Artifact) (string, error) {
 	if d.sending {
 		if last := d.record.Outputs[a.Address]; last != nil {
 			return last.SignerKeyID, nil
 		}
 		return "", nil
 	}
-	signer, err := OpenSigner(a.Signer)
+	signer, err := OpenSigner(ctx, a.Signer)
 	if err != nil {
 		return "", err
 	}
@@ -313,6 +361,17 @@ func (d *decider) outputChanged(ctx context.Context, path string, last *Output) 
 	}
 	if digest != last.SHA256 {
 		return []Reason{{ReasonOutputModified, "its output was modified"}}, nil
+	}
+	for _, s := range last.Sidecars {
+		digest, err := d.digests.file(ctx, filepath.Join(d.plan.Dir, filepath.FromSlash(s.Path)))
+		switch {
+		case os.IsNotExist(err):
+			return []Reason{{ReasonOutputMissing, s.Path + " is gone"}}, nil
+		case err != nil:
+			return nil, err
+		case digest != s.SHA256:
+			return []Reason{{ReasonOutputModified, s.Path + " was modified"}}, nil
+		}
 	}
 	return nil, nil
 }

@@ -29,7 +29,9 @@ type Output struct {
 	ArtifactName string   `json:"artifact_name,omitempty"`
 	DeviceTypes  []string `json:"device_types,omitempty"`
 	SignerKeyID  string   `json:"signer_key_id,omitempty"`
-	Key          string   `json:"key"` // of the action; see the package comment
+	// Sidecars are what was written beside an artifact.
+	Sidecars []Sidecar `json:"sidecars,omitempty"`
+	Key      string    `json:"key"` // of the action; see the package comment
 
 	Attributes map[string]string `json:"attributes,omitempty"`
 	Inputs     map[string]string `json:"inputs,omitempty"` // what was read, by role: SHA-256

@@ -1,8 +1,11 @@
 package build
 
 import (
+	"context"
 	"fmt"
+	"net/url"
 	"os"
+	"strings"
 
 	"github.com/twinkeel/twinkeel/pipeline"
 	"github.com/twinkeel/twinkeel/signing"
@@ -11,24 +14,57 @@ import (
 // passphraseVariable may hold the passphrase of a signer that names none.
 const passphraseVariable = "TWINKEEL_KEY_PASSPHRASE"
 
-// OpenSigner opens the key of a signer block.
-func OpenSigner(s *pipeline.Signer) (signing.Signer, error) {
-	if s.Kind != "file" {
-		return nil, fmt.Errorf("%s: there is no signer of kind %q in this version", s.Address, s.Kind)
-	}
-	signer, err := signing.LoadFile(s.PrivateKey, func() ([]byte, error) {
-		if s.Passphrase != "" {
-			return []byte(string(s.Passphrase)), nil
-		}
-		if p := os.Getenv(passphraseVariable); p != "" {
-			return []byte(p), nil
-		}
-		return nil, &noPassphraseError{s}
-	})
+// OpenSigner opens the key of a signer block, wherever it is.
+func OpenSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error) {
+	signer, err := openSigner(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Address, err)
 	}
 	return signer, nil
+}
+
+func openSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error) {
+	switch s.Kind {
+	case "file":
+		return signing.LoadFile(s.PrivateKey, func() ([]byte, error) {
+			if s.Passphrase != "" {
+				return []byte(string(s.Passphrase)), nil
+			}
+			if p := os.Getenv(passphraseVariable); p != "" {
+				return []byte(p), nil
+			}
+			return nil, &noPassphraseError{s}
+		})
+	case "kms":
+		return signing.Open(ctx, s.URI, signing.Options{})
+	case "pkcs11":
+		o := signing.Options{}
+		if s.PIN != "" {
+			o.PIN = func() ([]byte, error) { return []byte(string(s.PIN)), nil }
+		}
+		return signing.Open(ctx, pkcs11URI(s), o)
+	case "ssh-agent":
+		return signing.Open(ctx, "ssh-agent:"+s.Key, signing.Options{})
+	case "command":
+		public, err := signing.LoadPublic(ctx, s.PublicKey, signing.Options{})
+		if err != nil {
+			return nil, err
+		}
+		return signing.OpenCommand(s.Command, public)
+	}
+	return nil, fmt.Errorf("there is no signer of kind %q", s.Kind)
+}
+
+// pkcs11URI adds the module's path to the URI (RFC 7512, section 2.3).
+func pkcs11URI(s *pipeline.Signer) string {
+	if s.Module == "" || strings.Contains(s.URI, "module-path=") {
+		return s.URI
+	}
+	separator := "?"
+	if strings.Contains(s.URI, "?") {
+		separator = "&"
+	}
+	return s.URI + separator + "module-path=" + strings.ReplaceAll(url.QueryEscape(s.Module), "+", "%20")
 }
 
 type noPassphraseError struct{ signer *pipeline.Signer }

@@ -21,6 +21,12 @@ variable "token" {
   sensitive = true
 }
 
+variable "hsm_pin" {
+  type      = string
+  default   = env("CI_HSM_PIN")
+  sensitive = true
+}
+
 locals {
   deploy   = "build/tmp/deploy/images"
   machines = { rpi4 = "raspberrypi4-64", qemu = "qemuarm64" }
@@ -75,6 +81,25 @@ device_type "board" {
 
 signer "file" "release" {
   private_key = "keys/release.pem"
+}
+
+signer "kms" "cloud" {
+  uri = "awskms:///alias/ota-release"
+}
+
+signer "pkcs11" "hsm" {
+  uri    = "pkcs11:token=fleet;object=ota-release"
+  module = "/usr/lib/softhsm/libsofthsm2.so"
+  pin    = var.hsm_pin
+}
+
+signer "ssh-agent" "mine" {
+  key = "ota@example.com"
+}
+
+signer "command" "appliance" {
+  command    = ["sign-with-appliance", "--slot", "ota"]
+  public_key = "keys/appliance.pub"
 }
 
 artifact "os" {

@@ -28,5 +28,5 @@ artifact "os" {
 artifact "app" {
   name         = "app-${artifact.os.sha256}" # ERROR: Value known only after the build
   device_types = [device_type.d]
-  payload "app" { file = "good.ext4" }
+  payload "edge-app" { file = "good.ext4" }
 }

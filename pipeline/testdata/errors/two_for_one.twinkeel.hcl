@@ -29,7 +29,7 @@ artifact "os" {
 artifact "app" {
   name         = "os-1"
   device_types = [device_type.d]
-  payload "app" { file = "good.ext4" }
+  payload "edge-app" { file = "good.ext4" }
 }
 rollout "r" {
   server    = server.s

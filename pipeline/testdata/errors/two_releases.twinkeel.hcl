@@ -30,7 +30,7 @@ artifact "app" {
   name         = "app-1"
   depends      = { a = "b" }
   device_types = [device_type.d]
-  payload "app" { file = "good.ext4" }
+  payload "edge-app" { file = "good.ext4" }
 }
 rollout "r" {
   server    = server.s

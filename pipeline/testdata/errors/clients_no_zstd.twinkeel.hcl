@@ -1,0 +1,22 @@
+layout "ab" {
+  reserve "env" {
+    offset = "1MiB"
+    size   = "128KiB"
+  }
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}
+device_type "d" {
+  architecture = "arm64"
+  layout       = layout.ab
+  clients      = ["twinkeel", "mender-3"]
+  bootloader "u-boot" { environment = "env" }
+}
+artifact "a" {
+  name         = "a-1"
+  device_types = [device_type.d]
+  compress     = "zstd" # ERROR: Compression that devices cannot read
+  payload "edge-app" { file = "good.ext4" }
+}

@@ -1,0 +1,1 @@
+signer "kms" "k" { uri = "aws:key" } # ERROR: Wrong value
