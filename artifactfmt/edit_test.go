@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -614,14 +615,16 @@ func editAll(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, legacy := range []bool{false, true} {
-			o := ReadOptions{Legacy: legacy}
-			rewind := func() io.ReadSeeker { f.Seek(0, io.SeekStart); return f }
-			Verify(t.Context(), rewind(), o)
-			Rewrite(t.Context(), io.Discard, rewind(), o, keep)
-			Resign(t.Context(), io.Discard, rewind(), o, nil)
-			Convert(t.Context(), discard{}, rewind(), o, ConvertOptions{Compression: Gzip})
+		o := ReadOptions{Legacy: true}
+		rewind := func() io.ReadSeeker {
+			runtime.GC() // each by itself
+			f.Seek(0, io.SeekStart)
+			return f
 		}
+		Verify(t.Context(), rewind(), o)
+		Rewrite(t.Context(), io.Discard, rewind(), o, keep)
+		Resign(t.Context(), io.Discard, rewind(), o, nil)
+		Convert(t.Context(), discard{}, rewind(), o, ConvertOptions{Compression: Gzip})
 		f.Close()
 	}
 	status, _ := os.ReadFile("/proc/self/status")

@@ -175,6 +175,67 @@ func FuzzArtifact(f *testing.F) {
 	})
 }
 
+// FuzzRewrite edits whatever comes. What is written without an error, and whose payload is good, is good.
+func FuzzRewrite(f *testing.F) {
+	for _, c := range hostile {
+		forged := newForgery()
+		c.spoil(forged)
+		if data := forged.build(f, nil); len(data) < 64<<10 {
+			f.Add(data)
+		}
+	}
+	for compression, pack := range packers() {
+		forged := newForgery()
+		forged.packData, forged.dataName = pack, "data/0000.tar"+suffixOf(compression)
+		f.Add(forged.build(f, nil))
+	}
+	o := ReadOptions{Limits: Limits{XZDictionary: 1 << 20, ZstdWindow: 1 << 20, Payload: 64 << 20}}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		repair(data)
+		_, payloadErr := Verify(t.Context(), bytes.NewReader(data), o)
+		for kind, edit := range edits(t.Context(), 1) {
+			out, err := edit(data, o)
+			if err != nil {
+				var ie *InvalidError
+				if !errors.As(err, &ie) {
+					isTyped(t, err)
+				}
+				if payloadErr == nil && kind == "resign" && !bytes.Contains([]byte(err.Error()), []byte("follow")) {
+					t.Errorf("resign refuses what Verify takes: %v", err)
+				}
+				continue
+			}
+			_, err = Verify(t.Context(), bytes.NewReader(out), o)
+			if kind == "convert" {
+				_, err = Verify(t.Context(), bytes.NewReader(out), ReadOptions{})
+			}
+			if (err == nil) != (payloadErr == nil) {
+				t.Errorf("%s: the input is read with %v, the output with %v", kind, payloadErr, err)
+			}
+		}
+	})
+}
+
+func FuzzLegacy(f *testing.F) {
+	for _, spoil := range []func(*forgery){version2, augment(func(*augmentation) {}), func(*forgery) {}} {
+		forged := newForgery()
+		spoil(forged)
+		f.Add(forged.build(f, nil))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		repair(data)
+		info, err := Verify(t.Context(), bytes.NewReader(data), ReadOptions{Legacy: true})
+		if err != nil {
+			isTyped(t, err)
+			return
+		}
+		_, err = Verify(t.Context(), bytes.NewReader(data), ReadOptions{})
+		if legacy := info.Version != 3 || info.Augmented; legacy != (err != nil) {
+			t.Errorf("legacy %v, but without the option the error is %v", legacy, err)
+		}
+	})
+}
+
 // repair sets the checksums of tar headers right, so that changes of the other fields are not all refused for that.
 func repair(data []byte) {
 	for ; len(data) >= blockSize; data = data[blockSize:] {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/twinkeel/twinkeel/signing"
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
 
@@ -191,6 +192,173 @@ func TestWeReadMenderArtifacts(t *testing.T) {
 					if d := cmp.Diff(want, got); d != "" {
 						t.Error(d)
 					}
+					menderArtifactTakesEdits(t, path, algorithm, private, public, o)
+				})
+			}
+		}
+	}
+}
+
+// menderArtifactTakesEdits changes an artifact of mender-artifact in every way, and has mender-artifact read the results.
+func menderArtifactTakesEdits(t *testing.T, path, algorithm, private, public string, o ReadOptions) {
+	t.Helper()
+	if testing.Short() {
+		return
+	}
+	in, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var signer Signer
+	if algorithm != "" {
+		if signer, err = signing.LoadFile(private, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edited := func(name string, edit func(out *os.File, in io.ReadSeeker) error) {
+		t.Helper()
+		if _, err := in.Seek(0, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		out, err := os.Create(path + "-" + strings.ReplaceAll(name, " ", "-"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		if err := edit(out, in); err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		signed := signer != nil && name != "remove"
+		var key []string
+		if signed {
+			key = []string{"-k", public}
+		}
+		menderArtifact(t, append(append([]string{"validate"}, key...), out.Name())...)
+		text := menderArtifact(t, append(append([]string{"read", "--no-progress"}, key...), out.Name())...)
+		if signed && !strings.Contains(text, "signed and verified correctly") {
+			t.Errorf("%s: the signature was not verified:\n%s", name, text)
+		}
+		if name == "rewrite" && !strings.Contains(text, "Name: r2") {
+			t.Errorf("the name was not changed:\n%s", text)
+		}
+		out.Seek(0, io.SeekStart)
+		check := Verify
+		if name == "rewrite" {
+			check = Validate
+		}
+		if !signed {
+			o.Verifier = nil
+		}
+		if _, err := check(t.Context(), out, o); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	edited("rewrite", func(out *os.File, in io.ReadSeeker) error {
+		_, err := Rewrite(t.Context(), out, in, o, func(a *Artifact) error { Rename(a, "r2"); a.Signer = signer; return nil })
+		return err
+	})
+	for _, c := range []Compression{CompressionNone, Gzip, XZ} {
+		edited("convert to "+string(c), func(out *os.File, in io.ReadSeeker) error {
+			_, err := Convert(t.Context(), out, in, o, ConvertOptions{Compression: c})
+			return err
+		})
+	}
+	if signer == nil {
+		edited("resign", func(out *os.File, in io.ReadSeeker) error {
+			_, err := Resign(t.Context(), out, in, o, nil)
+			return err
+		})
+		return
+	}
+	edited("resign", func(out *os.File, in io.ReadSeeker) error {
+		_, err := Resign(t.Context(), out, in, o, signer.Sign)
+		return err
+	})
+	edited("remove", func(out *os.File, in io.ReadSeeker) error {
+		_, err := Resign(t.Context(), out, in, o, nil)
+		return err
+	})
+}
+
+// What mender-artifact still writes of the old forms is read, re-signed and converted.
+func TestWeReadLegacyMenderArtifacts(t *testing.T) {
+	needMenderArtifact(t)
+	t.Parallel()
+	dir := t.TempDir()
+	image, second, script, metaData := filepath.Join(dir, "img"), filepath.Join(dir, "second"), filepath.Join(dir, "ArtifactInstall_Enter_10_x"), filepath.Join(dir, "m.json")
+	writeFile(t, image, sparseContent(300<<10))
+	writeFile(t, second, []byte("second"))
+	writeFile(t, script, []byte("#!/bin/sh\n"))
+	writeFile(t, metaData, []byte(`{"x":1}`))
+	for name, args := range map[string][]string{
+		"version 2": {"rootfs-image", "-v", "2", "-f", image, "-s", script},
+		"augmented": {
+			"module-image", "-T", "app", "-f", image, "--augment-type", "app", "--augment-file", second, "--augment-meta-data", metaData,
+			"--augment-provides", "ak:av", "--augment-depends", "ad:bd", "-s", script,
+		},
+		"augmented empty": {"module-image", "-T", "app", "-f", image, "--augment-type", "app"},
+	} {
+		for _, algorithm := range []string{"", "ecdsa", "rsa"} {
+			for _, compression := range []string{"none", "gzip", "lzma"} {
+				if compression != "gzip" && algorithm != "" {
+					continue
+				}
+				t.Run(name+" "+compression+" "+algorithm, func(t *testing.T) {
+					t.Parallel()
+					path := filepath.Join(t.TempDir(), "a.mender")
+					all := append([]string{"write"}, args...)
+					all = append(all, "-n", "r1", "-t", "dt", "--compression", compression, "-o", path)
+					o := ReadOptions{Legacy: true}
+					var private, public string
+					var key []string
+					if algorithm != "" {
+						private, public = opensslKey(t, algorithm)
+						ring, err := verify.LoadKeyring([]string{public})
+						if err != nil {
+							t.Fatal(err)
+						}
+						o.Verifier, key = ring, []string{"-k", public}
+						all = append(all, "-k", private)
+					}
+					menderArtifact(t, all...)
+					data, err := os.ReadFile(path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := Verify(t.Context(), bytes.NewReader(data), ReadOptions{}); err == nil || !strings.Contains(err.Error(), "not supported") {
+						t.Errorf("without Legacy: %v", err)
+					}
+					info, err := Verify(t.Context(), bytes.NewReader(data), o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					version := map[bool]int{true: 2, false: 3}[name == "version 2"]
+					if info.Version != version || info.Augmented != (version == 3) || info.Name != "r1" || info.Signed != (algorithm != "") {
+						t.Errorf("info %+v", info)
+					}
+					if name == "augmented" && (info.Provides["ak"] != "av" || info.Depends["ad"] != "bd" || string(info.MetaData) != `{"x":1}` || len(info.Files) != 2) {
+						t.Errorf("info %+v", info)
+					}
+					for kind, edit := range edits(t.Context(), 1) {
+						if kind == "rewrite" {
+							continue
+						}
+						out, err := edit(data, o)
+						if err != nil {
+							t.Errorf("%s: %v", kind, err)
+						}
+						if _, err := Verify(t.Context(), bytes.NewReader(out), ReadOptions{Legacy: true}); err != nil {
+							t.Errorf("%s: %v", kind, err)
+						}
+					}
+					var out memory
+					if _, err := Convert(t.Context(), &out, bytes.NewReader(data), o, ConvertOptions{Compression: Gzip}); err != nil {
+						t.Fatal(err)
+					}
+					writeFile(t, path, out.b)
+					menderArtifact(t, append(append([]string{"validate"}, key...), path)...)
 				})
 			}
 		}

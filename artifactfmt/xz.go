@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+	"runtime"
 
 	"github.com/ulikunitz/xz/lzma"
 )
@@ -23,6 +24,7 @@ type xzReader struct {
 	consumed int64 // bytes of in that were read
 	produced int64 // bytes that came out
 	dicts    int64 // bytes of all dictionaries so far, each of which has to be cleared
+	garbage  int64 // bytes of dictionaries since the last collection
 	blocks   uint64
 	open     bool // inside a stream
 	err      error
@@ -194,6 +196,11 @@ func (x *xzReader) startBlock(size byte) error {
 	// Blocks of a few bytes, each with the largest dictionary, would cost a device hours.
 	if x.dicts += dictCap; x.dicts > 2*x.limit+maxXZDictRatio*x.produced {
 		return errXZDictionary
+	}
+	// Each block takes a dictionary of its own. The collector alone would let the old ones pile up to twice the limit.
+	if x.garbage += dictCap; x.garbage > x.limit {
+		runtime.GC()
+		x.garbage = dictCap
 	}
 	config := lzma.Reader2Config{DictCap: int(dictCap)}
 	x.block, err = config.NewReader2(xzSource{x})
