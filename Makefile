@@ -79,6 +79,10 @@ race: ## tests under the race detector (needs a C compiler)
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)
 
+.PHONY: bench-artifact
+bench-artifact: host ## artifacts by us and by mender-artifact side by side, in time, memory and bytes
+	@scripts/bench-artifact.sh
+
 .PHONY: golden
 golden: ## rewrite golden files and generated documentation
 	$(GO) test ./cli ./pipeline ./imaging -update
@@ -89,4 +93,4 @@ clean:
 
 .PHONY: help
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
