@@ -153,7 +153,6 @@ func notThere(flag, value string, there []string) error {
 
 type convertOptions struct {
 	compression, output string
-	keys                []string
 }
 
 func (a *app) artifactConvertCommand() *cobra.Command {

@@ -47,12 +47,14 @@ type remote struct {
 
 	body io.ReadCloser // of the first request: all of it, read only as far as is needed
 
-	block  int64 // the block in cache, from its beginning
-	cached []byte
+	cached map[int64][]byte // blocks by where they begin
 }
 
 // remoteBlock is how much a small read fetches. Headers of artifacts and tables of file systems are smaller.
 const remoteBlock = 64 << 10
+
+// remoteBlocks is how many of them are kept.
+const remoteBlocks = 64
 
 var remoteClient = &http.Client{Transport: &http.Transport{
 	Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute, TLSHandshakeTimeout: 30 * time.Second,
@@ -61,7 +63,7 @@ var remoteClient = &http.Client{Transport: &http.Transport{
 
 func openURL(ctx context.Context, address string) (*input, error) {
 	r := &remote{ctx: ctx, url: address}
-	resp, err := r.get("bytes=0-")
+	resp, err := r.get("bytes=0-") //nolint:bodyclose // the caller closes the input
 	if err != nil {
 		return nil, err
 	}
@@ -108,21 +110,33 @@ func (r *remote) ReadAt(p []byte, off int64) (int, error) {
 		}
 	} else {
 		for done := int64(0); done < n; {
-			at := off + done
-			if start := at / remoteBlock * remoteBlock; r.cached == nil || start != r.block {
-				block := make([]byte, min(remoteBlock, r.size-start))
-				if err := r.fetch(block, start); err != nil {
-					return int(done), err
-				}
-				r.block, r.cached = start, block
+			start := (off + done) / remoteBlock * remoteBlock
+			block, err := r.blockAt(start)
+			if err != nil {
+				return int(done), err
 			}
-			done += int64(copy(p[done:n], r.cached[at-r.block:]))
+			done += int64(copy(p[done:n], block[off+done-start:]))
 		}
 	}
 	if n < int64(len(p)) {
 		return int(n), io.EOF
 	}
 	return int(n), nil
+}
+
+func (r *remote) blockAt(start int64) ([]byte, error) {
+	if block := r.cached[start]; block != nil {
+		return block, nil
+	}
+	block := make([]byte, min(remoteBlock, r.size-start))
+	if err := r.fetch(block, start); err != nil {
+		return nil, err
+	}
+	if r.cached == nil || len(r.cached) == remoteBlocks {
+		r.cached = map[int64][]byte{}
+	}
+	r.cached[start] = block
+	return block, nil
 }
 
 func (r *remote) fetch(p []byte, off int64) error {
