@@ -7,14 +7,14 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/twinkeel/twinkeel/internal/version"
+	"github.com/twinkeel/twinkeel/signing/pkcs11"
 )
 
 func main() {
 	// A module that crashes prints one line, not the stacks of Go.
 	debug.SetTraceback("none")
 	if len(os.Args) == 2 && (os.Args[1] == "--version" || os.Args[1] == "version") {
-		fmt.Println("twinkeel-pkcs11", version.Version)
+		fmt.Println("twinkeel-pkcs11, protocol", pkcs11.Version)
 		return
 	}
 	if len(os.Args) > 1 || isTerminal(os.Stdin) {
