@@ -239,6 +239,21 @@ func TestSquashfsFilesystems(t *testing.T) {
 	}
 }
 
+func TestExt4Filesystem(t *testing.T) {
+	t.Parallel()
+	tool(t, "mke2fs")
+	path := mke2fs(t, sampleFolder(t), "24M", "-t", "ext4")
+	files, kind := openImage(t, path)
+	if b, err := fs.ReadFile(files, "many/up"); err != nil || string(b) != "x" || kind != FilesystemExt4 {
+		t.Errorf("%s: %q, %v", kind, b, err)
+	}
+	image := readImage(t, path)
+	little.PutUint16(image[1024+0x58:], 77)
+	if files, _, err := OpenFilesystem(bytes.NewReader(image), int64(len(image))); !errors.Is(err, ErrDamaged) || files != nil {
+		t.Errorf("damaged: %v, %v", files, err)
+	}
+}
+
 func TestSquashfsLinksAndDevices(t *testing.T) {
 	t.Parallel()
 	tool(t, "mksquashfs")

@@ -284,6 +284,20 @@ func TestDirectory(t *testing.T) {
 		t.Errorf("what was rolled back differs: %s", diff)
 	}
 
+	// BusyBox, which devices have instead of GNU tar, unpacks the same.
+	if busybox, err := exec.LookPath("busybox"); err != nil {
+		t.Log("busybox is not installed; not tested with its tar")
+	} else {
+		other := t.TempDir()
+		cmd := exec.CommandContext(t.Context(), busybox, "tar", "-xf", filepath.Join(d.work, "files/update.tar"), "-C", other)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("busybox tar: %v %s", err, out)
+		}
+		if diff := cmp.Diff(want, describe(t, other)); diff != "" {
+			t.Errorf("what BusyBox unpacks differs: %s", diff)
+		}
+	}
+
 	// Another directory with the same content, made at another time in another order, gives the same bytes.
 	other := filepath.Join(t.TempDir(), "other")
 	if out, err := exec.CommandContext(t.Context(), "cp", "-R", "--preserve=mode", dir, other).CombinedOutput(); err != nil {
