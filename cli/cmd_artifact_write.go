@@ -59,6 +59,8 @@ type writeOptions struct {
 	compression string
 	clients     []string
 	maxSize     string
+
+	close func() error // of the payload
 }
 
 func (a *app) artifactWriteCommand() *cobra.Command {
@@ -114,6 +116,9 @@ func (a *app) runArtifactWrite(ctx context.Context, o writeOptions) error {
 		return err
 	}
 	spec, err := a.artifactSpec(ctx, &o)
+	if o.close != nil {
+		defer o.close()
+	}
 	if err != nil {
 		return err
 	}
@@ -171,7 +176,11 @@ func (a *app) artifactSpec(ctx context.Context, o *writeOptions) (*artifactfmt.A
 		if err != nil {
 			return nil, err
 		}
+		o.close = contents.Close
 		spec.PayloadType, spec.Files, spec.MetaData = contents.Type, contents.Files, contents.MetaData
+		if spec.Software == (artifactfmt.Software{}) {
+			spec.Software = contents.Software
+		}
 	}
 	if err := o.header.apply(spec); err != nil {
 		return nil, err

@@ -178,8 +178,12 @@ func (a *app) open(name string) (io.ReadCloser, error) {
 
 // shown is the name of an input in messages. The query of an address stays out: it may hold what lets one in.
 func shown(name string) string {
-	if u, err := url.Parse(name); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
-		u.RawQuery, u.Fragment = "", ""
+	if !strings.HasPrefix(name, "http://") && !strings.HasPrefix(name, "https://") {
+		return name
+	}
+	name, _, _ = strings.Cut(name, "#")
+	name, _, _ = strings.Cut(name, "?")
+	if u, err := url.Parse(name); err == nil {
 		return u.Redacted()
 	}
 	return name
