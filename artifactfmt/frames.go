@@ -63,7 +63,7 @@ func newFramer(ctx context.Context, out io.Writer, c codec, level int) (*framer,
 		encoders = max(1, min(encoders, maxMemory/c.frameMemory))
 	}
 	// One being filled, one being hashed or written; of small frames more, so that nobody waits for a core that is taken away.
-	frames := encoders + min(max(2, 8<<20/c.frameSize), 8)
+	frames := encoders + min(max(1, 6<<20/c.frameSize), 8)
 	f := &framer{
 		free:  make(chan *frame, frames),
 		sums:  make(chan *frame, frames),
