@@ -46,7 +46,7 @@ func (a *app) signer(ctx context.Context, o signerOptions) (signing.Signer, erro
 		if err != nil {
 			return nil, err
 		}
-		return signing.OpenCommand(strings.Fields(o.command), public)
+		return signing.OpenCommand("", strings.Fields(o.command), public)
 	case o.key == "":
 		return nil, nil
 	}

@@ -30,7 +30,7 @@ func (e *evaluator) compute(inst *instance) map[string]cty.Value {
 			PrivateKey: e.pipeline.abs(inst.body.text("private_key")), Passphrase: Secret(inst.body.text("passphrase")),
 			URI: inst.body.text("uri"), Module: e.pipeline.abs(inst.body.text("module")), PIN: Secret(inst.body.text("pin")),
 			Key:     inst.body.text("key"),
-			Command: inst.body.texts("command"), PublicKey: e.pipeline.abs(inst.body.text("public_key")),
+			Command: inst.body.texts("command"), Dir: e.pipeline.dir, PublicKey: e.pipeline.abs(inst.body.text("public_key")),
 		}
 	case "artifact":
 		return e.computeArtifact(inst)

@@ -111,6 +111,7 @@ type Signer struct {
 	PIN        Secret   `json:"pin,omitempty"`     // pkcs11
 	Key        string   `json:"key,omitempty"`     // ssh-agent: fingerprint or comment
 	Command    []string `json:"command,omitempty"` // command
+	Dir        string   `json:"-"`                 // where it runs
 	PublicKey  string   `json:"public_key,omitempty"`
 }
 

@@ -366,7 +366,7 @@ var signerSchema = &blockSchema{
 		{
 			Name: "command", Doc: "A program that signs: it reads the message on stdin and writes the signature to stdout.",
 			Attrs: []*attrSchema{
-				{Name: "command", Type: listOf(tString), Required: true, Check: notEmpty, Doc: "The program and its arguments. No shell is involved."},
+				{Name: "command", Type: listOf(tString), Required: true, Check: notEmpty, Doc: "The program and its arguments, run in the pipeline's directory. No shell is involved."},
 				{Name: "public_key", Type: tPath, Required: true, Doc: "PEM file with the public key, against which each signature is checked."},
 			},
 		},

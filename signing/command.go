@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -15,9 +16,9 @@ import (
 const commandLimit = 5 * time.Minute
 
 // OpenCommand makes a Signer of a program: it gets the message on its standard input and writes the signature to its standard output,
-// as raw bytes, in ASN.1 or in base64. It is started directly, not by a shell, and has five minutes. Public is the
-// key that its signatures must be valid for.
-func OpenCommand(argv []string, public crypto.PublicKey) (Signer, error) {
+// as raw bytes, in ASN.1 or in base64. It is started in dir ("" is the current directory), directly and not by a shell, and
+// has five minutes. Public is the key that its signatures must be valid for.
+func OpenCommand(dir string, argv []string, public crypto.PublicKey) (Signer, error) {
 	if len(argv) == 0 || argv[0] == "" {
 		return nil, &KeyError{Path: "of a command", Reason: "the command is empty"}
 	}
@@ -30,12 +31,19 @@ func OpenCommand(argv []string, public crypto.PublicKey) (Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	path, err := exec.LookPath(argv[0])
+	program := argv[0]
+	if strings.ContainsRune(program, filepath.Separator) && !filepath.IsAbs(program) {
+		program = filepath.Join(dir, program)
+	}
+	path, err := exec.LookPath(program)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
 	if err != nil {
 		return nil, &KeyError{Path: name, Reason: "the program is not found or may not be executed", Err: err}
 	}
 	return &messageSigner{external: e, sign: func(ctx context.Context, message []byte) ([]byte, error) {
-		out, err := runCommand(ctx, commandLimit, path, argv[1:], message)
+		out, err := runCommand(ctx, commandLimit, dir, path, argv[1:], message)
 		if err != nil {
 			var ke *KeyError
 			if errors.As(err, &ke) {
@@ -47,10 +55,11 @@ func OpenCommand(argv []string, public crypto.PublicKey) (Signer, error) {
 	}}, nil
 }
 
-func runCommand(ctx context.Context, limit time.Duration, path string, args []string, message []byte) ([]byte, error) {
+func runCommand(ctx context.Context, limit time.Duration, dir, path string, args []string, message []byte) ([]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(limited, path, args...)
+	cmd.Dir = dir
 	cmd.Stdin = bytes.NewReader(message)
 	out, said := &head{limit: maxSignature + 1}, &tail{limit: 4 << 10}
 	cmd.Stdout, cmd.Stderr = out, said

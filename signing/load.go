@@ -95,20 +95,22 @@ func readPrivateFile(path string) ([]byte, error) {
 	if info.IsDir() {
 		return nil, &KeyError{Path: path, Reason: "it is a directory"}
 	}
-	// A pipe, such as bash's <(…), has no permissions that mean something.
-	if mode := info.Mode(); mode.IsRegular() && runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 {
-		return nil, &KeyError{
-			Path:   path,
-			Reason: fmt.Sprintf("other users may read or change the file (its mode is %04o)", mode.Perm()),
-			Advice: "chmod 600 " + path,
-		}
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return nil, &KeyError{Path: path, Reason: "the file cannot be read", Err: err}
 	}
 	if len(data) > maxKeyFile {
 		return nil, &KeyError{Path: path, Reason: fmt.Sprintf("the file is larger than %d KiB, which no key is", maxKeyFile>>10)}
+	}
+	// A pipe, such as bash's <(…), has no permissions that mean something.
+	mode := info.Mode()
+	if mode.IsRegular() && runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 && bytes.Contains(data, []byte("PRIVATE KEY")) {
+		clear(data)
+		return nil, &KeyError{
+			Path:   path,
+			Reason: fmt.Sprintf("other users may read or change the file (its mode is %04o)", mode.Perm()),
+			Advice: "chmod 600 " + path,
+		}
 	}
 	return data, nil
 }

@@ -424,7 +424,7 @@ func TestCommand(t *testing.T) {
 		"EC, base64":  {[]string{"sh", "-c", `openssl dgst -sha256 -sign "$0" | openssl base64`, ecFile}, &ec.PublicKey},
 		"RSA, base64": {[]string{"sh", "-c", `openssl dgst -sha256 -sign "$0" | openssl base64 -A`, rsaFile}, &r.PublicKey},
 	} {
-		s, err := OpenCommand(c.argv, c.public)
+		s, err := OpenCommand("", c.argv, c.public)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -447,7 +447,7 @@ func TestCommand(t *testing.T) {
 		"hashed twice": {[]string{"sh", "-c", `openssl dgst -sha256 -binary | openssl dgst -sha256 -sign "$0"`, rsaFile}, "hashed twice"},
 		"PSS":          {[]string{"openssl", "dgst", "-sha256", "-sigopt", "rsa_padding_mode:pss", "-sign", rsaFile}, "RSA-PSS"},
 	} {
-		s, err := OpenCommand(c.argv, &r.PublicKey)
+		s, err := OpenCommand("", c.argv, &r.PublicKey)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -471,7 +471,7 @@ func TestCommand(t *testing.T) {
 		"no public key": {[]string{"true"}, nil, "needs the public key"},
 		"weak key":      {[]string{"true"}, &newEC(t, elliptic.P384()).PublicKey, "P-384"},
 	} {
-		s, err := OpenCommand(c.argv, c.public)
+		s, err := OpenCommand("", c.argv, c.public)
 		t.Run(name, func(t *testing.T) { refused(t, s, err, c.want, "") })
 	}
 }
@@ -482,14 +482,14 @@ func TestCommandIsStopped(t *testing.T) {
 	if err != nil {
 		t.Skip("sleep is not installed")
 	}
-	_, err = runCommand(t.Context(), 20*time.Millisecond, sleep, []string{"60"}, nil)
+	_, err = runCommand(t.Context(), 20*time.Millisecond, "", sleep, []string{"60"}, nil)
 	var ke *KeyError
 	if !errors.As(err, &ke) || !strings.Contains(ke.Reason, "did not finish within 20ms") {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := runCommand(ctx, time.Hour, sleep, []string{"60"}, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := runCommand(ctx, time.Hour, "", sleep, []string{"60"}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }

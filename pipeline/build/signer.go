@@ -14,6 +14,9 @@ import (
 // passphraseVariable may hold the passphrase of a signer that names none.
 const passphraseVariable = "TWINKEEL_KEY_PASSPHRASE"
 
+// pinVariable may hold the PIN of a PKCS #11 signer that names none.
+const pinVariable = "TWINKEEL_PKCS11_PIN"
+
 // OpenSigner opens the key of a signer block, wherever it is.
 func OpenSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error) {
 	signer, err := openSigner(ctx, s)
@@ -40,7 +43,13 @@ func openSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error)
 	case "pkcs11":
 		o := signing.Options{}
 		if s.PIN != "" {
-			o.PIN = func() ([]byte, error) { return []byte(string(s.PIN)), nil }
+			// Before the environment's: a wrong PIN locks the token after a few attempts.
+			o.Getenv = func(name string) string {
+				if name == pinVariable {
+					return string(s.PIN)
+				}
+				return os.Getenv(name)
+			}
 		}
 		return signing.Open(ctx, pkcs11URI(s), o)
 	case "ssh-agent":
@@ -50,7 +59,7 @@ func openSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error)
 		if err != nil {
 			return nil, err
 		}
-		return signing.OpenCommand(s.Command, public)
+		return signing.OpenCommand(s.Dir, s.Command, public)
 	}
 	return nil, fmt.Errorf("there is no signer of kind %q", s.Kind)
 }
