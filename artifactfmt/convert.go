@@ -152,6 +152,9 @@ func (k *converter) header(size int64, large bool) []byte {
 func (k *converter) fill(f *framer, file *PayloadFile) error {
 	for file != nil {
 		err := addFile(f, k.codec, file.Name, file.Size, k.stored.version.ModTime, file, sha256.New(), func(int) {})
+		if file.err != nil && file.err != io.EOF { //nolint:errorlint // damaged data may have io.EOF as their cause, which copy takes for an end
+			return file.err
+		}
 		if err != nil {
 			return err
 		}

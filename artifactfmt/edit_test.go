@@ -48,7 +48,7 @@ func TestRewriteWithoutChange(t *testing.T) {
 				vary(&a)
 				plain := write(t, &a)
 				var out bytes.Buffer
-				info, err := Rewrite(t.Context(), &out, bytes.NewReader(plain), ReadOptions{}, keep)
+				_, err := Rewrite(t.Context(), &out, bytes.NewReader(plain), ReadOptions{}, keep)
 				if err != nil {
 					t.Fatalf("%s %s %s: %v", kind, c, variant, err)
 				}
@@ -58,7 +58,7 @@ func TestRewriteWithoutChange(t *testing.T) {
 				a.Signer = signer
 				signed := write(t, &a)
 				out.Reset()
-				info, err = Rewrite(t.Context(), &out, bytes.NewReader(signed), ReadOptions{Verifier: ring}, func(a *Artifact) error {
+				info, err := Rewrite(t.Context(), &out, bytes.NewReader(signed), ReadOptions{Verifier: ring}, func(a *Artifact) error {
 					a.Signer = signer
 					return nil
 				})

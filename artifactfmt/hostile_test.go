@@ -365,7 +365,12 @@ var hostile = map[string]struct {
 	"payload bomb behind": {spoil: func(f *forgery) {
 		f.packData = func(b []byte) []byte { return gzipped(append(b, make([]byte, 64<<20)...)) }
 	}, want: "zeros follow the end"},
-	"payload gzip cut":       {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { g := gzipped(b); return g[:len(g)-4] } }, want: "compressed data end too early"},
+	"payload gzip cut": {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { g := gzipped(b); return g[:len(g)-4] } }, want: "compressed data end too early"},
+	"payload gzip half": {spoil: func(f *forgery) {
+		f.packData = func(b []byte) []byte { return gzipStored(b)[:800] }
+	}, want: "compressed data end too early"},
+	"payload zstd half":      {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { return rawZstd(b)[:800] } }, want: "compressed data end too early"},
+	"payload none half":      {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { return b[:800] } }, want: "it ends too early"},
 	"payload gzip checksum":  {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { g := gzipped(b); g[len(g)-8] ^= 1; return g } }, want: "gzip data are damaged"},
 	"payload gzip rubbish":   {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { return append(gzipped(b), "rubbish"...) } }, want: "data"},
 	"payload gzip in gzip":   {spoil: func(f *forgery) { f.packData = func(b []byte) []byte { return gzipped(gzipped(b)) } }, want: "data/0000.tar"},
@@ -694,6 +699,34 @@ func zstded(b []byte) []byte {
 		panic(err)
 	}
 	return z
+}
+
+// gzipStored does not shrink anything, so that a place in it is near the same place of the content.
+func gzipStored(b []byte) []byte {
+	var out bytes.Buffer
+	w, err := gzip.NewWriterLevel(&out, gzip.NoCompression)
+	if err != nil {
+		panic(err)
+	}
+	w.Write(b)
+	w.Close()
+	return out.Bytes()
+}
+
+// rawZstd makes a frame of raw blocks of 128 bytes.
+func rawZstd(b []byte) []byte {
+	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0}
+	for len(b) > 0 {
+		n := min(len(b), 128)
+		last := 0
+		if n == len(b) {
+			last = 1
+		}
+		header := n<<3 | last
+		frame = append(append(frame, byte(header), byte(header>>8), byte(header>>16)), b[:n]...)
+		b = b[n:]
+	}
+	return frame
 }
 
 // wideZstd makes a frame for whose decoding 512 MiB must be remembered: magic, descriptor, window, one raw block.
