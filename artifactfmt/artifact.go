@@ -141,8 +141,8 @@ type Info struct {
 	Scripts     []ScriptInfo    `json:"scripts,omitempty"`
 	Files       []FileInfo      `json:"files,omitempty"`
 	Compression Compression     `json:"compression,omitempty"` // of the payload; "" until the reader has come to it
-	Signed      bool            `json:"signed"`
-	KeyID       string          `json:"key_id,omitempty"` // of the key that verified it, or that signed it
+	Signed      bool            `json:"signed"`                // has a signature, of which nothing is known without a Verifier
+	KeyID       string          `json:"key_id,omitempty"`      // of the key that verified it, or that signed it
 	// Warnings say what some Mender reader would refuse.
 	Warnings []string `json:"warnings,omitempty"`
 }

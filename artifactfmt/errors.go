@@ -13,7 +13,7 @@ import (
 var (
 	// ErrUnsigned is returned for an artifact without signature when a verifier is set.
 	ErrUnsigned = errors.New("artifact is not signed, but a verification key is configured")
-	// ErrSignature is returned when the signature is not by a trusted key, or damaged.
+	// ErrSignature is returned when the signature is not by a trusted key, damaged, or for a part of the artifact only.
 	ErrSignature = errors.New("artifact signature is not valid")
 	// ErrNotArtifact is returned for a file that is something else, with what it looks like.
 	ErrNotArtifact = errors.New("not a Mender artifact")

@@ -2,6 +2,7 @@ package artifactfmt
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -329,6 +330,12 @@ func TestWeReadLegacyMenderArtifacts(t *testing.T) {
 					}
 					if _, err := Verify(t.Context(), bytes.NewReader(data), ReadOptions{}); err == nil || !strings.Contains(err.Error(), "not supported") {
 						t.Errorf("without Legacy: %v", err)
+					}
+					if strings.HasPrefix(name, "augmented") && o.Verifier != nil {
+						if _, err := Verify(t.Context(), bytes.NewReader(data), o); !errors.Is(err, ErrSignature) {
+							t.Errorf("with a key: %v", err)
+						}
+						o.Verifier = nil
 					}
 					info, err := Verify(t.Context(), bytes.NewReader(data), o)
 					if err != nil {

@@ -23,8 +23,8 @@ type ReadOptions struct {
 	// does not verify ErrSignature, both before anything else of the artifact is trusted.
 	Verifier Verifier
 	Limits   Limits
-	// Legacy also reads what today's devices refuse: version 2 of the format, and augmented artifacts, of which the signature
-	// covers only a part.
+	// Legacy also reads what today's devices refuse: version 2 of the format, and augmented artifacts. The signature covers only a
+	// part of the latter, so with a Verifier the error is ErrSignature.
 	Legacy bool
 	// Concurrency is how many goroutines unpack a payload of independent frames, at most 8; each costs a frame or two of memory.
 	// 0 means one goroutine, the caller's, for NewReader, and as many as there are cores for Verify and Validate. A Reader
@@ -117,6 +117,9 @@ func (a *Reader) readStart(start []byte, verifier Verifier) error {
 	}
 	augmented := member.Name == augmentName
 	if augmented {
+		if verifier != nil {
+			return fmt.Errorf("%w: it covers only a part of this augmented artifact", ErrSignature)
+		}
 		if member, err = a.readAugmentManifest(member); err != nil {
 			return err
 		}
