@@ -945,7 +945,7 @@ func outputName(inst *instance) string {
 
 // out is the directory of outputs as written.
 func (e *evaluator) out() string {
-	v := e.symbol(symbol{root: "path", name: "out"}, hcl.Range{}).value
+	v := e.symbol(symbol{root: "path", name: "out"}, hcl.Range{}).get()
 	if !v.IsKnown() || v.IsNull() || v.Type() != cty.String {
 		return "out"
 	}

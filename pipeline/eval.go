@@ -43,8 +43,18 @@ type evaluator struct {
 // symbolValue is a symbol's value, or its state while it is being found.
 type symbolValue struct {
 	done  bool
-	value cty.Value
-	size  int // see valueSize
+	value cty.Value        // NilVal as long as nobody needs what build returns
+	build func() cty.Value // of a block: few are referred to, and an object costs more than all that is in it
+	size  int              // see valueSize
+}
+
+// get returns the value, which is made for the first who asks.
+func (s *symbolValue) get() cty.Value {
+	if s.value == cty.NilVal {
+		s.value, s.build = s.build(), nil
+		s.size, _ = valueSize(s.value)
+	}
+	return s.value
 }
 
 // waiting is a symbol that is being evaluated, and the reference that asked for it.
@@ -60,8 +70,9 @@ type instance struct {
 	key     string // of for_each
 	keyed   bool
 	body    *body
-	value   cty.Value
 	result  any // what the plan makes of it: *Layout, *DeviceType, *Signer, *Artifact, *Image, *Server, *Rollout
+
+	computed map[string]cty.Value // what it exposes beside its arguments
 }
 
 // body is the evaluated inside of a block.
@@ -80,6 +91,14 @@ type nestedBody struct {
 	labelRng hcl.Range
 	rng      hcl.Range
 	body     *body
+}
+
+// hide notes that the value of an argument is sensitive.
+func (b *body) hide(name string) {
+	if b.secret == nil {
+		b.secret = make(map[string]bool)
+	}
+	b.secret[name] = true
 }
 
 func (b *body) all(kind string) []*nestedBody {
@@ -272,9 +291,10 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 			root(name).spoil()
 			continue
 		}
-		v := e.symbol(ref.symbol, t.SourceRange())
+		found := e.symbol(ref.symbol, t.SourceRange())
+		v := found.get()
 		if len(ref.rest) == 0 {
-			total += v.size
+			total += found.size
 		}
 		path := []string{ref.symbol.root}
 		if ref.symbol.typ != "" {
@@ -283,7 +303,7 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 		if ref.symbol.name != "" {
 			path = append(path, ref.symbol.name)
 		}
-		put(v.value, path...)
+		put(v, path...)
 	}
 	ctx := sc.functions.NewChild()
 	ctx.Variables = make(map[string]cty.Value, len(roots))
@@ -308,15 +328,20 @@ func (e *evaluator) symbol(s symbol, from hcl.Range) *symbolValue {
 	if len(e.stack) > maxChain {
 		e.report(fault("Chain of references too long", fmt.Sprintf("More than %d values wait for each other here.", maxChain), from.Ptr()))
 		entry.value = cty.DynamicVal
+	} else if b := e.pipeline.blocks[s.String()]; b != nil && s.name != "" {
+		entry.build = e.block(b)
 	} else {
 		entry.value = e.find(s)
 	}
 	e.stack = e.stack[:len(e.stack)-1]
-	entry.size, _ = valueSize(entry.value)
+	if entry.build == nil {
+		entry.size, _ = valueSize(entry.value)
+	}
 	entry.done = true
 	return entry
 }
 
+// find returns the value of a symbol other than a block.
 func (e *evaluator) find(s symbol) cty.Value {
 	p := e.pipeline
 	switch s.root {
@@ -334,10 +359,7 @@ func (e *evaluator) find(s symbol) cty.Value {
 	case "twinkeel":
 		return cty.StringVal(p.version)
 	}
-	if s.name == "" {
-		return e.wholeKind(s)
-	}
-	return e.block(p.blocks[s.String()])
+	return e.wholeKind(s)
 }
 
 // wholeKind is an object of all blocks of a kind, or of one of its types.
@@ -353,7 +375,7 @@ func (e *evaluator) wholeKind(s symbol) cty.Value {
 	for _, b := range e.pipeline.byKind[s.root] {
 		if b.typ == s.typ {
 			sym := symbol{root: s.root, typ: s.typ, name: b.name}
-			attrs[b.name] = e.symbol(sym, b.rng).value
+			attrs[b.name] = e.symbol(sym, b.rng).get()
 		}
 	}
 	return cty.ObjectVal(attrs)
@@ -402,12 +424,12 @@ func (e *evaluator) outDir() string {
 	return "out"
 }
 
-// block evaluates all instances of a block and returns what references to it see: an object, or with for_each a map of
-// objects.
-func (e *evaluator) block(b *block) cty.Value {
+// block evaluates all instances of a block. It returns how to make what references to it see: an object, or with for_each
+// a map of objects.
+func (e *evaluator) block(b *block) func() cty.Value {
 	object := b.schema.object
 	if b.content == nil {
-		return cty.DynamicVal
+		return func() cty.Value { return cty.DynamicVal }
 	}
 	if b.forEach == nil {
 		inst := &instance{block: b, address: b.address()}
@@ -420,20 +442,24 @@ func (e *evaluator) block(b *block) cty.Value {
 		inst := &instance{block: b, address: b.address() + "[…]"}
 		each := cty.ObjectVal(map[string]cty.Value{"key": cty.UnknownVal(cty.String), "value": cty.DynamicVal})
 		e.evaluate(inst, e.globalScope().with("each", each))
-		return cty.UnknownVal(cty.Map(object))
+		return func() cty.Value { return cty.UnknownVal(cty.Map(object)) }
 	}
-	values := make(map[string]cty.Value, len(items))
 	for _, item := range items {
 		inst := &instance{block: b, key: item.key, keyed: true, address: fmt.Sprintf("%s[%q]", b.address(), item.key)}
 		each := cty.ObjectVal(map[string]cty.Value{"key": cty.StringVal(item.key), "value": item.value})
 		e.evaluate(inst, e.globalScope().with("each", each))
 		e.blocks[b] = append(e.blocks[b], inst)
-		values[item.key] = inst.value
 	}
-	if len(values) == 0 {
-		return cty.MapValEmpty(object)
+	return func() cty.Value {
+		values := make(map[string]cty.Value, len(items))
+		for _, inst := range e.blocks[b] {
+			values[inst.key] = inst.value()
+		}
+		if len(values) == 0 {
+			return cty.MapValEmpty(object)
+		}
+		return cty.MapVal(values)
 	}
-	return cty.MapVal(values)
 }
 
 // item is one element of a for_each.
@@ -497,12 +523,15 @@ func (e *evaluator) failed() bool { return e.diags.HasErrors() }
 func (e *evaluator) evaluate(inst *instance, sc *scope) {
 	inst.body = e.evaluateBody(inst.block.content, sc)
 	e.instances[inst.address] = inst
-	computed := e.compute(inst)
+	inst.computed = e.compute(inst)
+}
 
+// value is what references to the instance see.
+func (inst *instance) value() cty.Value {
 	object := inst.block.schema.object
 	attrs := make(map[string]cty.Value)
 	for name, ty := range object.AttributeTypes() {
-		v, ok := computed[name]
+		v, ok := inst.computed[name]
 		if !ok {
 			v, ok = inst.body.values[name]
 			if ok && inst.body.secret[name] {
@@ -517,17 +546,20 @@ func (e *evaluator) evaluate(inst *instance, sc *scope) {
 		}
 		attrs[name] = v
 	}
-	inst.value = cty.ObjectVal(attrs)
+	return cty.ObjectVal(attrs)
 }
 
 func (e *evaluator) evaluateBody(c *content, sc *scope) *body {
-	b := &body{content: c, values: make(map[string]cty.Value), secret: make(map[string]bool)}
+	b := &body{content: c, values: make(map[string]cty.Value, len(c.schemas))}
 	for _, s := range c.schemas {
 		a := c.attrs[s.Name]
 		switch {
 		case a != nil:
 			v, secret := e.argument(s, a, sc)
-			b.values[s.Name], b.secret[s.Name] = v, secret
+			b.values[s.Name] = v
+			if secret {
+				b.hide(s.Name)
+			}
 		case s.Default != cty.NilVal:
 			b.values[s.Name] = s.Default
 		case s.Required: // reported; whoever uses it must not report again

@@ -19,6 +19,9 @@ func Format(src []byte, filename string) ([]byte, hcl.Diagnostics) {
 		return nil, hcl.Diagnostics{fault("File too large", "Files of more than "+formatSize(maxFileSize)+" are not read.", nil)}
 	}
 	src = bytes.TrimPrefix(src, byteOrderMark)
+	if out := formatPieces(src, filename); out != nil {
+		return out, nil
+	}
 	if diags := checkNesting(src, filename); diags.HasErrors() {
 		return nil, diags
 	}
@@ -26,4 +29,29 @@ func Format(src []byte, filename string) ([]byte, hcl.Diagnostics) {
 		return nil, diags
 	}
 	return hclwrite.Format(src), nil
+}
+
+// formatPieces formats a large source in pieces, and returns nil when there is anything to say about it. A line that holds
+// a closing brace alone ends every alignment, so the result is that of the whole.
+func formatPieces(src []byte, filename string) []byte {
+	parts := pieces(src)
+	if len(parts) == 1 {
+		return nil
+	}
+	out := make([]byte, 0, len(src)+len(src)/8)
+	names := make(map[string]bool)
+	for _, part := range parts {
+		body := parsePiece(part, filename, hcl.InitialPos)
+		if body == nil {
+			return nil
+		}
+		for name := range body.Attributes {
+			if names[name] {
+				return nil // twice, which is a mistake
+			}
+			names[name] = true
+		}
+		out = append(out, hclwrite.Format(part)...)
+	}
+	return out
 }

@@ -106,6 +106,7 @@ func hostile() map[string]string {
 func TestHostile(t *testing.T) {
 	for name, src := range hostile() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			began := time.Now()
 			exercise(t, "x"+suffixHCL, []byte(src))
 			if took, limit := time.Since(began), time.Duration(2+len(src)>>16)*5*time.Second; took > limit {

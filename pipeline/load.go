@@ -233,21 +233,17 @@ func (p *Pipeline) parseFile(path string) (hcl.Body, hcl.Diagnostics) {
 
 func parseSource(src []byte, path string) (*hcl.File, hcl.Diagnostics) {
 	src = bytes.TrimPrefix(src, byteOrderMark)
-	check := checkNesting
-	if isJSON(path) {
-		check = checkJSONNesting
+	if !isJSON(path) {
+		return parseNative(src, path)
 	}
-	if diags := check(src, path); diags.HasErrors() {
+	if diags := checkJSONNesting(src, path); diags.HasErrors() {
 		return &hcl.File{Bytes: src}, diags
 	}
-	if isJSON(path) {
-		file, diags := hcljson.Parse(src, path)
-		if file == nil {
-			file = &hcl.File{Bytes: src}
-		}
-		return file, diags
+	file, diags := hcljson.Parse(src, path)
+	if file == nil {
+		file = &hcl.File{Bytes: src}
 	}
-	return hclsyntax.ParseConfig(src, path, hcl.InitialPos)
+	return file, diags
 }
 
 func isJSON(path string) bool { return strings.HasSuffix(path, ".json") }

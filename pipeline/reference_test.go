@@ -147,7 +147,7 @@ func TestReferenceTellsWhenValuesAreKnown(t *testing.T) {
 	for _, inst := range p.checked.instances {
 		s := inst.block.schema
 		for _, x := range s.Exposes {
-			v := inst.value.GetAttr(x.Name)
+			v := inst.value().GetAttr(x.Name)
 			if v.IsNull() {
 				continue // of another type
 			}
