@@ -43,6 +43,26 @@ func create(path string) (*durable.File, error) {
 	return f, nil
 }
 
+// notOver refuses an output, "" and "-" excepted, that would replace one of the files that are read for it.
+func notOver(flag, to string, inputs ...string) error {
+	if to == "" || to == "-" {
+		return nil
+	}
+	there, err := os.Stat(to)
+	if err != nil || there.IsDir() {
+		return nil
+	}
+	for _, name := range inputs {
+		if name == "" || name == "-" {
+			continue
+		}
+		if in, err := os.Stat(name); err == nil && os.SameFile(there, in) {
+			return usagef("%s %s would replace %s, which is read: choose another name", flag, to, name)
+		}
+	}
+	return nil
+}
+
 type owner struct{ uid, gid int }
 
 func statOf(info fs.FileInfo) (owner, bool) {
@@ -77,18 +97,30 @@ func (a *app) writeOrStdout(path string, make func(w io.Writer) error) error {
 	if path != "-" {
 		return write(path, func(f *durable.File) error { return make(f) })
 	}
-	if f, ok := a.stdout.target.(*os.File); ok && isTerminal(f) {
-		return usagef("an artifact is not for the terminal: redirect stdout, or name a file with --output")
+	if err := a.notTerminal(path); err != nil {
+		return err
 	}
 	// What is binary must not pass through the search for secrets.
 	return make(a.stdout.target)
+}
+
+// notTerminal refuses to write an artifact to a terminal.
+func (a *app) notTerminal(path string) error {
+	if f, ok := a.stdout.target.(*os.File); ok && path == "-" && isTerminal(f) {
+		return usagef("an artifact is not for the terminal: redirect stdout, or name a file with --output")
+	}
+	return nil
 }
 
 // working shows the progress of one piece of work on stderr.
 func (a *app) working(ctx context.Context, name, doing string, work func(report func(done, total int64)) error) error {
 	show := a.newProgress(ctx)
 	defer show.close()
-	e := build.Event{Address: filepath.Base(shown(name)), Doing: doing, State: build.StateStarted}
+	what := filepath.Base(shown(name))
+	if name == "-" {
+		what = "artifact" // on stdin or stdout
+	}
+	e := build.Event{Address: what, Doing: doing, State: build.StateStarted}
 	show.event(e)
 	e.State = build.StateProgress
 	err := work(func(done, total int64) {

@@ -56,6 +56,12 @@ With the name, provided versions that repeat it change too. A signed artifact mu
 }
 
 func (a *app) runArtifactModify(ctx context.Context, o modifyOptions, name string) error {
+	if o.dropUnsigned && o.signer.given() {
+		return usagef("--unsigned and a key to sign with contradict each other")
+	}
+	if err := notOver("--output", o.output, append(o.header.scripts, o.header.metaData, o.signer.key, o.signer.public)...); err != nil {
+		return err
+	}
 	signed, err := readManifest(name)
 	if err != nil {
 		return err

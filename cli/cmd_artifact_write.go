@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +35,7 @@ type headerOptions struct {
 
 func (o *headerOptions) addFlags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVarP(&o.name, "name", "n", "", "`name` of the release, as devices report it")
+	f.VarP((*notEmpty)(&o.name), "name", "n", "`name` of the release, as devices report it")
 	f.StringVarP(&o.group, "group", "g", "", "artifact `group` that it provides")
 	f.StringArrayVarP(&o.deviceTypes, "device-type", "t", nil, "device `type` that it fits (may be repeated)")
 	f.StringArrayVar(&o.dependsNames, "depends-name", nil, "release `name` that a device must have, one of several (may be repeated)")
@@ -110,6 +111,14 @@ func (a *app) runArtifactWrite(ctx context.Context, o writeOptions) error {
 		return usagef("--name is missing: what is the release called?")
 	case len(o.header.deviceTypes) == 0:
 		return usagef("--device-type is missing: which devices is it for?")
+	case o.noChecksum && o.legacyChecksum:
+		return usagef("--no-checksum and --legacy-checksum contradict each other")
+	}
+	if err := a.notTerminal(o.output); err != nil {
+		return err
+	}
+	if err := notOver("--output", o.output, o.inputs()...); err != nil {
+		return err
 	}
 	limit, err := parseSize("--max-size", o.maxSize)
 	if err != nil {
@@ -147,6 +156,12 @@ func (a *app) runArtifactWrite(ctx context.Context, o writeOptions) error {
 	return a.printWritten(o.output, info)
 }
 
+// inputs are the files that are read.
+func (o *writeOptions) inputs() []string {
+	return slices.Concat(o.payload.Files, o.payload.ImageFiles, o.payload.ComposeFiles, o.header.scripts,
+		[]string{o.header.metaData, o.signer.key, o.signer.public})
+}
+
 // artifactSpec turns the flags into what is to be written.
 func (a *app) artifactSpec(ctx context.Context, o *writeOptions) (*artifactfmt.Artifact, error) {
 	spec := &artifactfmt.Artifact{
@@ -166,8 +181,8 @@ func (a *app) artifactSpec(ctx context.Context, o *writeOptions) (*artifactfmt.A
 		}
 	}
 	if o.bootstrap {
-		if len(o.payload.Files) > 0 {
-			return nil, usagef("--bootstrap makes an artifact without payload; --file does not go with it")
+		if !reflect.DeepEqual(o.payload, payload.Options{}) || o.kind != artifactfmt.RootfsImage {
+			return nil, usagef("--bootstrap makes an artifact without payload; --file, --type and other options of payloads do not go with it")
 		}
 		spec.PayloadType = ""
 	} else {
@@ -360,9 +375,11 @@ func checkSize(f *durable.File, limit int64) error {
 func tooLarge(limit, got int64) error {
 	return &hintedError{
 		fmt.Sprintf("the artifact has %s, more than --max-size %s", size(got), size(limit)),
-		"zstd or xz make it smaller; see --compression",
+		smallerHint,
 	}
 }
+
+const smallerHint = "zstd or xz make it smaller; see --compression"
 
 // limitWriter refuses what goes beyond a limit; 0 is none.
 type limitWriter struct {
@@ -373,7 +390,7 @@ type limitWriter struct {
 func (l *limitWriter) Write(p []byte) (int, error) {
 	if l.limit > 0 {
 		if l.left -= int64(len(p)); l.left < 0 {
-			return 0, tooLarge(l.limit, l.limit-l.left)
+			return 0, &hintedError{fmt.Sprintf("the artifact is larger than --max-size %s", size(l.limit)), smallerHint}
 		}
 	}
 	return l.w.Write(p)
@@ -430,6 +447,12 @@ func parseCompression(text string, clients []string) (artifactfmt.Compression, i
 		}
 	}
 	c := artifactfmt.Compression(name)
+	switch highest := highestLevel[c]; {
+	case hasLevel && c == artifactfmt.CompressionNone:
+		return "", 0, usagef("--compression %s: none has no levels", text)
+	case highest > 0 && n > highest:
+		return "", 0, usagef("--compression %s: the levels of %s are 1 to %d", text, name, highest)
+	}
 	switch c {
 	case artifactfmt.CompressionNone, artifactfmt.Gzip, artifactfmt.XZ:
 	case artifactfmt.Zstd:
@@ -441,5 +464,7 @@ func parseCompression(text string, clients []string) (artifactfmt.Compression, i
 	}
 	return c, n, nil
 }
+
+var highestLevel = map[artifactfmt.Compression]int{artifactfmt.Gzip: 9, artifactfmt.XZ: 9, artifactfmt.Zstd: 19}
 
 var knownClients = []string{"twinkeel", "mender-3", "mender-4"}

@@ -119,6 +119,9 @@ func (a *app) publicKeys(ctx context.Context, ref string) ([]verify.Key, error) 
 }
 
 func (a *app) runKeysGenerate(path, algorithm string) error {
+	if path == "" || path == "-" {
+		return usagef("keys generate makes two files: name the one of the private key")
+	}
 	private, public, err := signing.Generate(algorithm)
 	if err != nil {
 		return err

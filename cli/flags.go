@@ -139,3 +139,18 @@ func atLeastOne(name string) cobra.PositionalArgs {
 		return usagef("%s needs at least one %s", cmd.CommandPath(), name)
 	}
 }
+
+// notEmpty is a flag that cannot be given an empty value, as from a variable that is not set: `--key "$KEY"` must not mean
+// that nothing is signed.
+type notEmpty string
+
+func (f *notEmpty) String() string { return string(*f) }
+func (f *notEmpty) Type() string   { return "string" }
+
+func (f *notEmpty) Set(value string) error {
+	if value == "" {
+		return errors.New("it is empty")
+	}
+	*f = notEmpty(value)
+	return nil
+}

@@ -25,9 +25,9 @@ type signerOptions struct {
 }
 
 func (o *signerOptions) addFlags(c *cobra.Command) {
-	c.Flags().StringVarP(&o.key, "key", "k", "", "private `key` to sign with: a PEM file, or where else it is (see above)")
-	c.Flags().StringVar(&o.command, "key-command", "", "`program` and arguments that sign, in the place of --key")
-	c.Flags().StringVar(&o.public, "public-key", "", "PEM `file` with the public key of --key-command")
+	c.Flags().VarP((*notEmpty)(&o.key), "key", "k", "private `key` to sign with: a PEM file, or where else it is (see above)")
+	c.Flags().Var((*notEmpty)(&o.command), "key-command", "`program` and arguments that sign, in the place of --key")
+	c.Flags().Var((*notEmpty)(&o.public), "public-key", "PEM `file` with the public key of --key-command")
 }
 
 func (o *signerOptions) given() bool { return o.key != "" || o.command != "" }
