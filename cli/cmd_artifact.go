@@ -93,7 +93,7 @@ type verified struct {
 }
 
 func (a *app) runArtifactVerify(ctx context.Context, o verifyOptions, name string) error {
-	v, err := a.verifier(o)
+	v, err := a.verifier(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (v *policyVerifier) Verify(manifest, signature []byte) (string, error) {
 }
 
 // verifier makes what the flags want; nil without keys.
-func (a *app) verifier(o verifyOptions) (*policyVerifier, error) {
+func (a *app) verifier(ctx context.Context, o verifyOptions) (*policyVerifier, error) {
 	policy := verify.Policy(o.require)
 	switch {
 	case policy != verify.Any && policy != verify.All:
@@ -201,7 +201,7 @@ func (a *app) verifier(o verifyOptions) (*policyVerifier, error) {
 	}
 	v := &policyVerifier{keyring: keyring, policy: policy}
 	for _, name := range o.signatures {
-		signature, err := a.readSignature(name, keyring)
+		signature, err := a.readSignature(ctx, name, keyring)
 		if err != nil {
 			return nil, err
 		}

@@ -57,13 +57,16 @@ Where the key is on another machine, three steps do:
 	f.BoolVarP(&o.force, "force", "f", false, "replace a signature that is there")
 	f.BoolVar(&o.digestOnly, "digest-only", false, "print the SHA-256 of what is to be signed, and sign nothing")
 	f.BoolVar(&o.manifestOnly, "manifest-only", false, "write what is to be signed to stdout, and sign nothing")
-	f.StringVar(&o.digest, "digest", "", "sign this `digest`, of --digest-only, and print the signature")
-	f.StringVar(&o.detached, "detached", "", "write the signature to this `file` and leave the artifact alone")
+	f.Var((*notEmpty)(&o.digest), "digest", "sign this `digest`, of --digest-only, and print the signature")
+	f.Var((*notEmpty)(&o.detached), "detached", "write the signature to this `file` and leave the artifact alone")
 	o.signer.addFlags(c)
 	return c
 }
 
 func (a *app) runArtifactSign(ctx context.Context, o signOptions, args []string) error {
+	if err := o.check(args); err != nil {
+		return err
+	}
 	if o.digestOnly || o.manifestOnly {
 		if o.signer.given() {
 			return usagef("--digest-only and --manifest-only sign nothing, so they take no key")
@@ -89,6 +92,31 @@ func (a *app) runArtifactSign(ctx context.Context, o signOptions, args []string)
 	}
 	info.KeyID = signer.KeyID()
 	return a.printWritten(written(args[0], o.output), info)
+}
+
+// check refuses flags of which one would be ignored, and outputs that would replace what is read.
+func (o *signOptions) check(args []string) error {
+	var instead []string // of signing the artifact
+	for _, f := range []struct {
+		name  string
+		given bool
+	}{
+		{"--digest-only", o.digestOnly}, {"--manifest-only", o.manifestOnly}, {"--digest", o.digest != ""}, {"--detached", o.detached != ""},
+	} {
+		if f.given {
+			instead = append(instead, f.name)
+		}
+	}
+	switch {
+	case len(instead) > 1:
+		return usagef("%s do not go together", strings.Join(instead, " and "))
+	case len(instead) == 1 && o.output != "":
+		return usagef("%s does not write the artifact, so --output does not go with it", instead[0])
+	}
+	if err := notOver("--detached", o.detached, append(args, o.signer.key, o.signer.public)...); err != nil {
+		return err
+	}
+	return notOver("--output", o.output, o.signer.key, o.signer.public)
 }
 
 func written(from, to string) string {
@@ -225,11 +253,14 @@ func (a *app) runArtifactAttach(ctx context.Context, o attachOptions, name strin
 	if o.signature == "" || o.key == "" {
 		return usagef("name the signature with --signature and the public key with --key")
 	}
+	if err := notOver("--output", o.output, o.signature, o.key); err != nil {
+		return err
+	}
 	keyring, err := verify.LoadKeyring([]string{o.key})
 	if err != nil {
 		return err
 	}
-	signature, err := a.readSignature(o.signature, keyring)
+	signature, err := a.readSignature(ctx, o.signature, keyring)
 	if err != nil {
 		return err
 	}
@@ -255,8 +286,8 @@ func (a *app) runArtifactAttach(ctx context.Context, o attachOptions, name strin
 const maxSignature = 16 << 10
 
 // readSignature reads a signature for one of the keys and brings it into Mender's form.
-func (a *app) readSignature(name string, keyring *verify.Keyring) ([]byte, error) {
-	f, err := a.open(name)
+func (a *app) readSignature(ctx context.Context, name string, keyring *verify.Keyring) ([]byte, error) {
+	f, err := a.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +25,8 @@ type input struct {
 func (a *app) openAny(ctx context.Context, name string) (*input, error) {
 	switch {
 	case name == "-":
-		return &input{Reader: a.stdin, Closer: io.NopCloser(nil)}, nil
+		r := interruptible(ctx, a.stdin)
+		return &input{Reader: r, Closer: r}, nil
 	case strings.HasPrefix(name, "http://"), strings.HasPrefix(name, "https://"):
 		return openURL(ctx, name)
 	}
@@ -32,11 +34,28 @@ func (a *app) openAny(ctx context.Context, name string) (*input, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &input{Reader: f, Closer: f}
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
-		in.at, in.size = f, info.Size()
+		return &input{Reader: f, Closer: f, at: f, size: info.Size()}, nil
 	}
-	return in, nil
+	return &input{Reader: interruptible(ctx, f), Closer: f}, nil
+}
+
+// interruptible makes reads of a pipe or terminal, which can take for ever, end with ctx. Closing it does not close r.
+func interruptible(ctx context.Context, r io.Reader) io.ReadCloser {
+	f, ok := r.(*os.File)
+	if !ok {
+		return io.NopCloser(r)
+	}
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		return io.NopCloser(r)
+	}
+	out, in := io.Pipe()
+	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
+	go func() { // a read that is under way stays; the process ends soon after ctx does
+		_, err := io.Copy(in, f)
+		in.CloseWithError(err)
+	}()
+	return out
 }
 
 // remote reads a file on a web server, by ranges where the server has them (RFC 9110, section 14).
@@ -169,9 +188,9 @@ func (c contextReader) Read(p []byte) (int, error) {
 }
 
 // open opens a small file, or stdin for "-".
-func (a *app) open(name string) (io.ReadCloser, error) {
+func (a *app) open(ctx context.Context, name string) (io.ReadCloser, error) {
 	if name == "-" {
-		return io.NopCloser(a.stdin), nil
+		return interruptible(ctx, a.stdin), nil
 	}
 	return openFile(name)
 }
@@ -186,5 +205,9 @@ func shown(name string) string {
 	if u, err := url.Parse(name); err == nil {
 		return u.Redacted()
 	}
-	return name
+	scheme, rest, _ := strings.Cut(name, "://")
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = "xxxxx" + rest[i:]
+	}
+	return scheme + "://" + rest
 }

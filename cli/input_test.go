@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -115,4 +116,35 @@ func run(t *testing.T, want int, args ...string) (stdout, stderr string) {
 		t.Fatalf("twinkeel %v exited with %d, not %d: %s", args, got, want, errs.String())
 	}
 	return out.String(), errs.String()
+}
+
+// TestInterruptWhileReadingAPipe ends a command that waits for an artifact on stdin which does not come.
+func TestInterruptWhileReadingAPipe(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"show":    {"artifact", "show", "-"},
+		"verify":  {"artifact", "verify", "-", "--allow-unsigned"},
+		"extract": {"artifact", "extract", "-", "-o", filepath.Join(t.TempDir(), "out")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			code := make(chan int)
+			go func() { code <- cli.Run(ctx, args, nil, r, new(bytes.Buffer), new(bytes.Buffer)) }()
+			cancel()
+			select {
+			case got := <-code:
+				if got != 130 {
+					t.Errorf("exit code %d, not 130", got)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("it still waits")
+			}
+		})
+	}
 }
