@@ -10,7 +10,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -82,6 +84,9 @@ func extract(r *artifactfmt.Reader, dir string) (written []string, err error) {
 		}
 		defer f.Abort()
 		if err := make(f); err != nil {
+			if errors.Is(err, syscall.ENOSPC) {
+				err = fmt.Errorf("writing %s: %w", file, syscall.ENOSPC) // without the temporary name
+			}
 			return err
 		}
 		written = append(written, file)
@@ -90,6 +95,14 @@ func extract(r *artifactfmt.Reader, dir string) (written []string, err error) {
 	bytes := func(content []byte) func(f *durable.File) error {
 		return func(f *durable.File) error { _, err := f.Write(content); return err }
 	}
+	missing := missingDirs(dir, filepath.Join(dir, "files"), filepath.Join(dir, "scripts"))
+	defer func() {
+		if err != nil {
+			for _, d := range slices.Backward(missing) {
+				os.Remove(d) // only empty ones go
+			}
+		}
+	}()
 	for {
 		file, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -118,6 +131,24 @@ func extract(r *artifactfmt.Reader, dir string) (written []string, err error) {
 		return written, err
 	}
 	return written, put("info.json", 0o644, bytes(append(text, '\n')))
+}
+
+// missingDirs are those of the directories, and of what is above the first, that do not exist; the upper ones first.
+func missingDirs(top string, below ...string) []string {
+	var missing []string
+	for d := filepath.Clean(top); ; d = filepath.Dir(d) {
+		if _, err := os.Lstat(d); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		missing = append(missing, d)
+	}
+	slices.Reverse(missing)
+	for _, d := range below {
+		if _, err := os.Lstat(d); errors.Is(err, fs.ErrNotExist) {
+			missing = append(missing, d)
+		}
+	}
+	return missing
 }
 
 // copySparse copies to an empty file and leaves holes where there are long runs of zeros.
@@ -160,7 +191,7 @@ func (a *app) artifactLsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ls FILE [PATH]",
 		Short: "List what is in an artifact, or in the file system that is its payload",
-		Long:  "List the payload's files; with PATH, such as /etc, a directory in the file system of the payload.\n\n" + insideHelp,
+		Long:  "List the payload's files; with PATH, such as /etc, a directory in the file system of the payload.\nWith --recursive or --file, PATH is / when it is left out.\n\n" + insideHelp,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 || len(args) == 2 {
 				return nil
@@ -169,7 +200,10 @@ func (a *app) artifactLsCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
-				return a.runArtifactLs(cmd.Context(), args[0])
+				if !recursive && file == "" {
+					return a.runArtifactLs(cmd.Context(), args[0])
+				}
+				args = append(args, "/")
 			}
 			return a.runArtifactLsInside(cmd.Context(), args[0], file, args[1], recursive)
 		},
@@ -246,7 +280,7 @@ func (a *app) runArtifactLsInside(ctx context.Context, name, file, dir string, r
 		}
 		return nil
 	}
-	info, err := fs.Stat(inside, root)
+	info, err := fs.Lstat(inside, root)
 	if err != nil {
 		return insideError(name, err)
 	}
@@ -280,7 +314,7 @@ func describe(inside fs.FS, name string, e fs.DirEntry) (listed, error) {
 	if err != nil {
 		return listed{}, err
 	}
-	l := listed{Path: "/" + name, Type: "other", Mode: info.Mode().String(), Size: info.Size()}
+	l := listed{Path: "/" + name, Type: "other", Mode: modeText(info.Mode()), Size: info.Size()}
 	switch {
 	case info.Mode().IsRegular():
 		l.Type = "file"
@@ -293,6 +327,41 @@ func describe(inside fs.FS, name string, e fs.DirEntry) (listed, error) {
 		}
 	}
 	return l, err
+}
+
+// modeText writes a mode as ls -l does.
+func modeText(mode fs.FileMode) string {
+	kind := byte('-')
+	switch {
+	case mode.IsDir():
+		kind = 'd'
+	case mode&fs.ModeSymlink != 0:
+		kind = 'l'
+	case mode&fs.ModeCharDevice != 0:
+		kind = 'c'
+	case mode&fs.ModeDevice != 0:
+		kind = 'b'
+	case mode&fs.ModeNamedPipe != 0:
+		kind = 'p'
+	case mode&fs.ModeSocket != 0:
+		kind = 's'
+	}
+	text := []byte(mode.Perm().String())
+	text[0] = kind
+	for _, special := range []struct {
+		bit    fs.FileMode
+		at     int
+		letter byte
+	}{{fs.ModeSetuid, 3, 's'}, {fs.ModeSetgid, 6, 's'}, {fs.ModeSticky, 9, 't'}} {
+		switch {
+		case mode&special.bit == 0:
+		case text[special.at] == 'x':
+			text[special.at] = special.letter
+		default:
+			text[special.at] = special.letter - 'a' + 'A'
+		}
+	}
+	return string(text)
 }
 
 func (a *app) artifactCatCommand() *cobra.Command {
@@ -385,13 +454,21 @@ func cleanInside(name string) string {
 func insideError(name string, err error) error {
 	var e *fs.PathError
 	if errors.As(err, &e) {
-		reason := e.Err
+		reason := supported(e.Err)
 		if errors.Is(reason, fs.ErrNotExist) {
 			reason = errors.New("there is no such file in it")
 		}
 		return fmt.Errorf("%s: /%s: %w", shown(name), strings.TrimPrefix(e.Path, "/"), reason)
 	}
 	return fmt.Errorf("%s: %w", shown(name), err)
+}
+
+// supported takes off an error what it adds for programs: that the operation is unsupported.
+func supported(err error) error {
+	if text, found := strings.CutSuffix(err.Error(), ": "+errors.ErrUnsupported.Error()); found {
+		return errors.New(text)
+	}
+	return err
 }
 
 // openInside opens the file system in a payload file of the artifact. done must be called at the end.
@@ -412,8 +489,14 @@ func (a *app) openInside(ctx context.Context, name, file string) (inside fs.FS, 
 	inside, kind, err := imaging.OpenFilesystem(content, size)
 	if err != nil {
 		done()
-		if kind != "" {
-			return nil, nil, fmt.Errorf("%s: the payload holds %s: %w", shown(name), kind, err)
+		switch {
+		case kind != "":
+			return nil, nil, fmt.Errorf("%s: the payload holds %s: %w", shown(name), kind, supported(err))
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil, nil, &hintedError{
+				fmt.Sprintf("%s: its payload is no file system that can be read here", shown(name)),
+				"twinkeel artifact cat FILE files/NAME prints a payload file as it is",
+			}
 		}
 		return nil, nil, fmt.Errorf("%s: its payload: %w", shown(name), err)
 	}
