@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,9 +51,12 @@ signed anew, so that who trusts the artifact can trust them. Check all of it wit
 	return c
 }
 
-func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name string) error {
+func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name string) (err error) {
 	if o.output == "-" {
 		return usagef("attest writes files beside the artifact, so it needs a file as --output, not stdout")
+	}
+	if err := notOver("--output", o.output, append(o.inputs, o.sbom, o.signer.key, o.signer.public)...); err != nil {
+		return err
 	}
 	signer, err := a.signer(ctx, o.signer)
 	if err != nil {
@@ -77,6 +81,14 @@ func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name strin
 	}
 	files := payloadSums(info)
 	written := []string{attest.SidecarName(to)}
+	fresh := absent(append(sbom.SidecarNames(to), written[0])...)
+	defer func() {
+		if err != nil { // the artifact does not name them
+			for _, path := range fresh {
+				os.Remove(path)
+			}
+		}
+	}()
 	if o.sbom != "" {
 		epoch, err := a.epoch()
 		if err != nil {
@@ -95,11 +107,8 @@ func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name strin
 		return err
 	}
 	provides[attest.ProvidesKey(prefix)] = attest.Digest(envelope)
-	if err := durable.WriteFile(written[0], envelope, 0o644); err != nil {
-		return err
-	}
 	result, err := a.edit(ctx, name, to, func(out io.Writer, in *os.File) (*artifactfmt.Info, error) {
-		return artifactfmt.Rewrite(ctx, out, in, artifactfmt.ReadOptions{}, func(spec *artifactfmt.Artifact) error {
+		info, err := artifactfmt.Rewrite(ctx, out, in, artifactfmt.ReadOptions{}, func(spec *artifactfmt.Artifact) error {
 			if spec.Provides == nil {
 				spec.Provides = map[string]string{}
 			}
@@ -109,6 +118,11 @@ func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name strin
 			spec.Signer = signer
 			return nil
 		})
+		if err != nil {
+			return nil, err
+		}
+		// Last of all, so that a statement that is there already goes on fitting the artifact when something fails.
+		return info, durable.WriteFile(written[0], envelope, 0o644)
 	})
 	if err != nil {
 		return err
@@ -119,6 +133,14 @@ func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name strin
 		}
 	}
 	return a.printWritten(to, result)
+}
+
+// absent are the files that do not exist.
+func absent(paths ...string) []string {
+	return slices.DeleteFunc(paths, func(path string) bool {
+		_, err := os.Lstat(path)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // attestedBuild says what is known of how the artifact was made.
@@ -212,6 +234,9 @@ func (a *app) verifyAttestation(ctx context.Context, result *verified, o verifyO
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		result.SBOM = path
+	}
+	if named := !errors.Is(sbom.Check(result.Provides, ""), sbom.ErrNotNamed); named && result.SBOM == "" {
+		a.warnf("the artifact names a bill of materials, which is not beside it (%s)", strings.Join(sbom.SidecarNames(name), " or "))
 	}
 	return nil
 }
