@@ -49,13 +49,19 @@ type decompressor struct {
 
 // errorKeeper remembers the error of a source: decompressors wrap and replace errors in many ways.
 type errorKeeper struct {
-	r   io.Reader
-	err error
+	r    io.Reader
+	err  error
+	stop <-chan struct{} // nil, or closed when nobody wants more
 }
 
 func (k *errorKeeper) Read(p []byte) (int, error) {
 	if k.err != nil {
 		return 0, k.err
+	}
+	select {
+	case <-k.stop:
+		return 0, errStopped
+	default:
 	}
 	n, err := k.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -113,7 +119,7 @@ func (d *decompressor) sequential(in *bufio.Reader, limits Limits) (io.Reader, e
 // close ends the goroutines, if there are any.
 func (d *decompressor) close() {
 	if d.ahead != nil {
-		d.ahead.close()
+		d.ahead.stop()
 	}
 }
 
@@ -135,8 +141,9 @@ func (d *decompressor) explain(err error) error {
 // damaged explains an error that isn't the source's.
 func (d *decompressor) damaged(err error) error {
 	var reason string
+	err = noEOF(err) // nobody shall take it for the end
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		reason = "the compressed data end too early"
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, errXZDictionary):
 		reason = "unpacking it takes more memory than is allowed"

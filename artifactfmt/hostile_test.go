@@ -404,6 +404,14 @@ func TestHostile(t *testing.T) {
 			data := f.build(t, signer)
 			o := ReadOptions{Verifier: ring}
 			info, err := Verify(t.Context(), bytes.NewReader(data), o)
+			for _, goroutines := range []int{1, 2, 8} {
+				o.Concurrency = goroutines
+				again, err2 := Verify(t.Context(), iotest.HalfReader(bytes.NewReader(data)), o)
+				if !sameError(err, err2) || !cmp.Equal(info, again) {
+					t.Errorf("%d goroutines say %v, not %v", goroutines, err2, err)
+				}
+			}
+			o.Concurrency = 0
 			_, strictErr := Validate(t.Context(), iotest.OneByteReader(bytes.NewReader(data[:min(len(data), 1<<20)])), o)
 			if c.want != "" || c.is != nil {
 				if err == nil || !strings.Contains(err.Error(), c.want) || (c.is != nil && !errors.Is(err, c.is)) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -15,7 +16,8 @@ import (
 
 // unpacker unpacks a payload on several cores, in front of whoever reads it. Frames whose end can be found without unpacking
 // them (gzip members that say their size, zstd frames) are unpacked at the same time; whatever else the payload turns out to be
-// is unpacked by one goroutine, as it would be without the unpacker, so the verdict on odd data is the same.
+// is unpacked by one goroutine, as it would be without the unpacker. When a frame can't be unpacked, the goroutines end and the
+// reader goes on alone from there. So the verdict on odd data, and the error, is the one that there would be without the unpacker.
 //
 //	source --split--> piece --> worker goroutines --> Read (in order) --> free pieces
 //
@@ -29,12 +31,18 @@ type unpacker struct {
 	free  chan *piece
 	work  chan *piece
 	order chan *piece
-	done  chan struct{} // closed by close
+	done  chan struct{} // closed by stop
 	once  sync.Once
 	wg    sync.WaitGroup
 
+	frames   sync.WaitGroup // that are being unpacked
+	failed   atomic.Bool    // at least one of them
+	tail     []byte         // what split has read behind the last frame, when it ends
+	complete bool           // split has come to the payload's end
+
 	current *piece
 	rest    []byte // of current
+	alone   io.Reader
 	err     error
 }
 
@@ -70,6 +78,7 @@ func (d *decompressor) concurrently(in *bufio.Reader, limits Limits, n int) erro
 		}
 		u.decode = decode
 	}
+	d.source.stop = u.done // a source without frames and end must not keep split from ending
 	u.free, u.work, u.order = make(chan *piece, pieces), make(chan *piece, pieces), make(chan *piece, pieces)
 	for range pieces {
 		u.free <- &piece{ready: make(chan error, 1)}
@@ -84,8 +93,8 @@ func (d *decompressor) concurrently(in *bufio.Reader, limits Limits, n int) erro
 	return nil
 }
 
-// close ends all goroutines. The source isn't read any more when it returns.
-func (u *unpacker) close() {
+// stop ends all goroutines. The source isn't read any more when it returns.
+func (u *unpacker) stop() {
 	u.once.Do(func() { close(u.done) })
 	u.wg.Wait()
 }
@@ -110,22 +119,53 @@ func (u *unpacker) Read(b []byte) (int, error) {
 		if u.err != nil {
 			return 0, u.err
 		}
+		if u.alone != nil {
+			n, err := u.alone.Read(b)
+			u.err = u.explain(err)
+			return n, u.err
+		}
 		if u.current != nil {
 			u.free <- u.current
 			u.current = nil
 		}
 		p, ok := <-u.order
 		if !ok {
-			u.err = io.EOF
+			if u.err = io.EOF; !u.complete {
+				u.err = errStopped
+			}
 			return 0, u.err
 		}
 		u.current = p
-		u.err = <-p.ready
+		if u.err = <-p.ready; u.err == errFrame { //nolint:errorlint // nobody wraps it
+			u.err = u.goAlone(p)
+			continue
+		}
 		u.rest = p.plain
 	}
 	n := copy(b, u.rest)
 	u.rest = u.rest[n:]
 	return n, nil
+}
+
+// goAlone ends the goroutines and unpacks the rest from a piece on without them.
+func (u *unpacker) goAlone(p *piece) error {
+	u.stop()
+	u.d.source.stop = nil
+	rest := []io.Reader{bytes.NewReader(p.packed)}
+	for p := range u.order {
+		rest = append(rest, bytes.NewReader(p.packed))
+	}
+	rest = append(rest, bytes.NewReader(u.tail), u.in)
+	r, err := u.d.sequential(bufio.NewReaderSize(io.MultiReader(rest...), 32<<10), u.limits)
+	u.alone = r
+	return u.explain(err)
+}
+
+func (u *unpacker) explain(err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // a wrapped one is an error
+		return err
+	}
+	return u.d.explain(err)
 }
 
 func (u *unpacker) unpack() {
@@ -138,17 +178,20 @@ func (u *unpacker) unpack() {
 			p.plain = make([]byte, 0, p.size)
 		}
 		err := decode(p)
-		if err == nil && len(p.plain) != p.size {
-			err = errFrameSize
+		if err != nil || len(p.plain) != p.size {
+			u.failed.Store(true)
+			p.plain, err = p.plain[:0], errFrame
 		}
-		if err != nil {
-			p.plain, err = p.plain[:0], u.d.damaged(err)
-		}
+		u.frames.Done()
 		p.ready <- err
 	}
 }
 
-var errFrameSize = errors.New("frame: it does not have the size that it says")
+var (
+	errFrame     = errors.New("a frame can't be unpacked")
+	errFrameSize = errors.New("frame: it does not have the size that it says")
+	errStopped   = errors.New("the artifact was closed while it was being read")
+)
 
 // gzipDecoder unpacks one member: no less and no more than what is there.
 func gzipDecoder() func(p *piece) error {
@@ -193,14 +236,19 @@ func (u *unpacker) split() {
 		p.packed = p.packed[:0]
 		whole, err := frame(p)
 		if errors.Is(err, io.EOF) {
+			u.complete = true
 			return
 		}
 		if !whole || err != nil {
-			start := bytes.Clone(p.packed)
+			u.tail = bytes.Clone(p.packed)
 			u.free <- p
-			u.stream(start)
+			// What stream reads nobody can read again.
+			if u.frames.Wait(); !u.failed.Load() {
+				u.stream(u.tail)
+			}
 			return
 		}
+		u.frames.Add(1)
 		u.order <- p // the channels have room for all pieces
 		u.work <- p
 	}
@@ -241,10 +289,7 @@ func (u *unpacker) stream(start []byte) {
 
 // send hands over a piece that is not to be unpacked; the last one with an error.
 func (u *unpacker) send(p *piece, err error) {
-	if err != nil && err != io.EOF { //nolint:errorlint // a wrapped one is an error
-		err = u.d.explain(err)
-	}
-	p.ready <- err
+	p.ready <- u.explain(err)
 	u.order <- p
 }
 
@@ -265,7 +310,9 @@ func (u *unpacker) zstdFrame(p *piece) (whole bool, err error) {
 		}
 		skipped := int64(h.HeaderSize) + int64(h.SkippableSize)
 		if n, err := io.CopyN(io.Discard, u.in, skipped); err != nil || n != skipped {
-			p.packed = append(p.packed, 0x28) // of a frame that is never complete
+			// The rest of it as a frame.
+			p.packed = binary.LittleEndian.AppendUint32(p.packed, skippableMin)
+			p.packed = binary.LittleEndian.AppendUint32(p.packed, uint32(skipped-n))
 			return false, nil
 		}
 	}

@@ -68,7 +68,7 @@ func checkChunks(t *testing.T, p *Payload, artifact []byte, sums bool) {
 		if c.Offset != at || c.PlainOffset != plain || (c.SHA256 != "") != sums {
 			t.Fatalf("chunk %d is %+v, after %d and %d", i, c, at, plain)
 		}
-		data, err := unpackBoth(t, artifact[c.Offset:c.Offset+c.Size])
+		data, err := unpackBoth(t, artifact[c.Offset:c.Offset+c.Size], Limits{}, 64<<20)
 		if err != nil || int64(len(data)) != c.PlainSize || (sums && sumOf(data) != c.SHA256) {
 			t.Errorf("chunk %d %+v: %d bytes, %v", i, c, len(data), err)
 		}
