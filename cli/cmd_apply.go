@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,12 +22,20 @@ type applyOptions struct {
 func (a *app) applyCommand() *cobra.Command {
 	var o applyOptions
 	c := &cobra.Command{
-		Use:     "apply [ADDRESS]...",
+		Use:     "apply [ADDRESS]... | FILE",
 		Short:   "Build, push and start rollouts, after one question",
 		GroupID: groupMain,
 		Long: `Do all that the plan says: write artifacts and images, upload the artifacts of the rollouts, and start them. The plan
-is shown first and needs a "yes", or --auto-approve where nobody can answer.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.runApply(cmd.Context(), o, args) },
+is shown first and needs a "yes", or --auto-approve where nobody can answer.
+
+FILE is a plan that "plan --out" wrote. It was looked at, so there is no question; but when the pipeline, an input, a key
+or an output changed since, nothing is done and what changed is said. Values of variables must be given again.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if file, ok := planFile(args); ok {
+				return a.runApplyFile(cmd.Context(), o, file)
+			}
+			return a.runApply(cmd.Context(), o, args)
+		},
 	}
 	o.addFlags(c)
 	c.Flags().BoolVar(&o.autoApprove, "auto-approve", false, "do not ask")
@@ -37,6 +47,56 @@ func (a *app) runApply(ctx context.Context, o applyOptions, targets []string) er
 	if err != nil {
 		return err
 	}
+	return a.carryOut(ctx, o, plan, steps)
+}
+
+// planFile tells whether the only argument is a file and not an address. What looks like a path is one, there or not.
+func planFile(args []string) (string, bool) {
+	if len(args) != 1 {
+		return "", false
+	}
+	if strings.ContainsRune(args[0], filepath.Separator) || strings.HasSuffix(args[0], ".json") {
+		return args[0], true
+	}
+	info, err := os.Stat(args[0])
+	return args[0], err == nil && info.Mode().IsRegular()
+}
+
+// runApplyFile carries out a plan that was written before, when it still is what there is to do.
+func (a *app) runApplyFile(ctx context.Context, o applyOptions, file string) error {
+	saved, err := build.ReadSaved(file)
+	if err != nil {
+		return err
+	}
+	if o.force && !saved.Force {
+		return usagef("--force belongs to the plan: twinkeel plan --force --out %s", file)
+	}
+	plan, steps, err := a.decide(ctx, saved.Targets, saved.Force)
+	if err != nil {
+		return err
+	}
+	if changes := saved.Changes(plan, steps); len(changes) > 0 {
+		return &stalePlanError{file, changes}
+	}
+	o.autoApprove = true
+	return a.carryOut(ctx, o, plan, steps)
+}
+
+type stalePlanError struct {
+	file    string
+	changes []string
+}
+
+func (e *stalePlanError) Error() string {
+	return fmt.Sprintf("the plan in %s is out of date, nothing was done:\n  %s", e.file, strings.Join(e.changes, "\n  "))
+}
+
+// Hint says how to go on.
+func (e *stalePlanError) Hint() string {
+	return "twinkeel plan --out " + e.file + ", and look at it again"
+}
+
+func (a *app) carryOut(ctx context.Context, o applyOptions, plan *pipeline.Plan, steps []*build.Step) error {
 	if !a.global.json {
 		a.printPlan(steps)
 	}

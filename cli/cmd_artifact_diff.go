@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -51,15 +50,15 @@ type difference struct {
 }
 
 func (a *app) runArtifactDiff(ctx context.Context, o diffOptions, old, new string) error {
-	before, err := a.readFacts(ctx, old)
+	before, err := a.readInfo(ctx, old)
 	if err != nil {
 		return err
 	}
-	after, err := a.readFacts(ctx, new)
+	after, err := a.readInfo(ctx, new)
 	if err != nil {
 		return err
 	}
-	differences := compareMaps("", before, after)
+	differences := compareMaps("", facts(before), facts(after))
 	if o.files {
 		more, err := a.compareTrees(ctx, old, new)
 		if err != nil {
@@ -93,35 +92,17 @@ func (a *app) printDifferences(differences []difference) {
 	}
 }
 
-// withHeader calls do with the reader of an artifact, which has read the header.
-func (a *app) withHeader(ctx context.Context, name string, do func(r *artifactfmt.Reader)) error {
+func (a *app) readInfo(ctx context.Context, name string) (*artifactfmt.Info, error) {
 	in, err := a.openAny(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer in.Close()
 	r, err := artifactfmt.NewReader(in, artifactfmt.ReadOptions{Legacy: true})
 	if err != nil {
-		return fmt.Errorf("%s: %w", shown(name), err)
+		return nil, fmt.Errorf("%s: %w", shown(name), err)
 	}
-	do(r)
-	return nil
-}
-
-func (a *app) readInfo(ctx context.Context, name string) (info *artifactfmt.Info, err error) {
-	err = a.withHeader(ctx, name, func(r *artifactfmt.Reader) { info = r.Info() })
-	return info, err
-}
-
-func (a *app) readFacts(ctx context.Context, name string) (all map[string]string, err error) {
-	err = a.withHeader(ctx, name, func(r *artifactfmt.Reader) {
-		all = facts(r.Info())
-		for _, s := range r.Scripts() {
-			sum := sha256.Sum256(s.Content)
-			all["script "+s.Name] = fmt.Sprintf("%s, sha256:%x", size(int64(len(s.Content))), sum[:6])
-		}
-	})
-	return all, err
+	return r.Info(), nil
 }
 
 // facts are all that an artifact's header says, by name.
@@ -145,15 +126,16 @@ func facts(info *artifactfmt.Info) map[string]string {
 			f[what+" "+k] = v
 		}
 	}
+	for _, s := range info.Scripts {
+		f["script "+s.Name] = size(s.Size)
+	}
 	for _, file := range info.Files {
 		f["file "+file.Name] = "sha256:" + file.SHA256
 	}
 	if len(info.MetaData) > 0 {
 		text := string(info.MetaData)
 		var v any
-		numbers := json.NewDecoder(bytes.NewReader(info.MetaData))
-		numbers.UseNumber() // as they were written
-		if numbers.Decode(&v) == nil {
+		if json.Unmarshal(info.MetaData, &v) == nil {
 			if compact, err := json.Marshal(v); err == nil {
 				text = string(compact)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -23,18 +24,36 @@ func (o *buildOptions) addFlags(c *cobra.Command) {
 
 func (a *app) buildCommand() *cobra.Command {
 	var o buildOptions
+	var dryRun bool
 	c := &cobra.Command{
 		Use:     "build [ADDRESS]...",
 		Short:   "Write signed artifacts",
 		GroupID: groupMain,
-		Long: `Write the pipeline's artifacts, each signed by the signer it names. What is up to date is left alone. Outputs appear
-whole or not at all; out/twinkeel.json names each with its size, SHA-256 and signer.`,
+		Long: `Write the pipeline's artifacts, each signed by the signer it names. What is up to date is left alone, and what was built
+before is taken from the cache. Outputs appear whole or not at all; out/twinkeel.json names each with its size, SHA-256
+and signer. Ctrl-C removes what is half-written and stops; a second one stops at once.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if dryRun {
+				return a.runDryBuild(cmd.Context(), o, args, pipeline.KindArtifact)
+			}
 			return a.runBuild(cmd.Context(), o, args, pipeline.KindArtifact)
 		},
 	}
 	o.addFlags(c)
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be built, and why")
 	return c
+}
+
+// runDryBuild shows the plan of what runBuild would make.
+func (a *app) runDryBuild(ctx context.Context, o buildOptions, targets []string, kinds ...pipeline.Kind) error {
+	plan, steps, err := a.decide(ctx, targets, o.force, kinds...)
+	if err != nil {
+		return err
+	}
+	if len(steps) == 0 {
+		return noBlockError(kinds[len(kinds)-1])
+	}
+	return a.showPlan(plan, steps)
 }
 
 // runBuild makes the outputs of the given kinds and prints them.
@@ -63,10 +82,38 @@ func (a *app) make(ctx context.Context, o buildOptions, plan *pipeline.Plan, ste
 	if o.parallelism < 0 {
 		return nil, usagef("--parallelism takes a number from 1, or 0 for one per core; not %d", o.parallelism)
 	}
+	cacheSize, err := a.cacheSize()
+	if err != nil {
+		return nil, err
+	}
+	var warned warnings
+	defer warned.print(a) // when the progress bars have gone
 	show := a.newProgress(ctx)
 	defer show.close()
 	steps = slices.DeleteFunc(slices.Clone(steps), func(s *build.Step) bool { return s.Verb == build.VerbStart })
-	return build.Run(ctx, steps, plan, build.Options{Parallelism: o.parallelism, Events: show.event})
+	return build.Run(ctx, steps, plan, build.Options{
+		Parallelism: o.parallelism, Events: show.event, Warn: warned.add, CacheSize: cacheSize,
+	})
+}
+
+// warnings collects what several goroutines warn of, each text once.
+type warnings struct {
+	mu    sync.Mutex
+	texts []string
+}
+
+func (w *warnings) add(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.texts, text) {
+		w.texts = append(w.texts, text)
+	}
+}
+
+func (w *warnings) print(a *app) {
+	for _, text := range w.texts {
+		a.warnf("%s", text)
+	}
 }
 
 // printOutputs lists what the steps stand for: address, file, size and the start of its SHA-256.
@@ -87,7 +134,12 @@ func (a *app) printOutputs(record *build.Record, steps []*build.Step) error {
 			continue
 		}
 		state := "built"
-		if s.Verb == build.VerbCached {
+		switch {
+		case s.Restore:
+			state = "from the cache"
+		case s.Verb == build.VerbSign:
+			state = "signed"
+		case s.Verb == build.VerbCached:
 			state = "up to date"
 		}
 		t.add(s.Action.Address, state, out.Path, size(out.Size), "sha256:"+out.SHA256[:12])

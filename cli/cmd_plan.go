@@ -14,6 +14,7 @@ import (
 type planOptions struct {
 	detailedExitCode bool
 	force            bool
+	out              string
 }
 
 func (a *app) planCommand() *cobra.Command {
@@ -23,11 +24,13 @@ func (a *app) planCommand() *cobra.Command {
 		Short:   "Show what would be done, and why",
 		GroupID: groupMain,
 		Long: `Show what would be done, and why. Addresses and patterns (artifact.*, 'artifact.os["rpi4"]') limit it; what they need is
-planned with them. Nothing is changed and no server is asked.`,
+planned with them. Nothing is changed and no server is asked. With --out the plan is also written to a file, which apply
+takes: it does what the plan says or, when something changed meanwhile, nothing. The file holds no values, only digests.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runPlan(cmd.Context(), o, args) },
 	}
 	c.Flags().BoolVar(&o.detailedExitCode, "detailed-exitcode", false, "exit with 2 when there is something to build")
 	c.Flags().BoolVar(&o.force, "force", false, "plan to build everything again")
+	c.Flags().StringVar(&o.out, "out", "", "write the plan to a `file` for apply")
 	return c
 }
 
@@ -36,20 +39,29 @@ func (a *app) runPlan(ctx context.Context, o planOptions, targets []string) erro
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		if err := a.printJSON(planJSON(plan, steps)); err != nil {
+	if o.out != "" {
+		if err := build.Save(plan, steps, targets, o.force).Write(o.out); err != nil {
 			return err
 		}
-	} else {
-		a.printPlan(steps)
-		if err := a.printImageMaps(plan); err != nil {
-			return err
-		}
+	}
+	if err := a.showPlan(plan, steps); err != nil {
+		return err
+	}
+	if o.out != "" {
+		a.notef("The plan is in %s; carry it out with the same --var: twinkeel apply %s\n", o.out, o.out)
 	}
 	if o.detailedExitCode && count(steps).toMake() > 0 {
 		return &exitError{code: exitUsage}
 	}
 	return nil
+}
+
+func (a *app) showPlan(plan *pipeline.Plan, steps []*build.Step) error {
+	if a.global.json {
+		return a.printJSON(planJSON(plan, steps))
+	}
+	a.printPlan(steps)
+	return a.printImageMaps(plan)
 }
 
 func planJSON(plan *pipeline.Plan, steps []*build.Step) any {
@@ -76,6 +88,9 @@ func (a *app) printPlan(steps []*build.Step) {
 		} else {
 			reason = planNote(step)
 		}
+		if step.Restore {
+			reason = "restore from the cache: " + reason
+		}
 		a.printf("  %s %s  %s %s\n", sign, s.bold(fmt.Sprintf("%-*s", wide, step.Action.Address)), verb, s.dim(reason))
 		for _, more := range step.Reasons[min(1, len(step.Reasons)):] {
 			a.printf("  %*s %s\n", wide+12, "", s.dim(more.Detail))
@@ -89,7 +104,7 @@ func planSign(s style, v build.Verb) (sign, verb string) {
 	switch v {
 	case build.VerbBuild:
 		return s.green("+"), s.green(verb)
-	case build.VerbRebuild:
+	case build.VerbRebuild, build.VerbSign:
 		return s.yellow("~"), s.yellow(verb)
 	case build.VerbStart:
 		return s.cyan(">"), s.cyan(verb)
@@ -130,29 +145,40 @@ func (a *app) printImageMaps(plan *pipeline.Plan) error {
 }
 
 // tally counts steps by verb.
-type tally struct{ build, rebuild, cached, start int }
+type tally struct{ build, rebuild, sign, restore, cached, start int }
 
 func count(steps []*build.Step) tally {
 	var t tally
 	for _, s := range steps {
-		switch s.Verb {
-		case build.VerbBuild:
+		switch {
+		case s.Verb == build.VerbBuild:
 			t.build++
-		case build.VerbRebuild:
+		case s.Verb == build.VerbRebuild:
 			t.rebuild++
-		case build.VerbCached:
+		case s.Verb == build.VerbSign:
+			t.sign++
+		case s.Restore:
+			t.restore++
+		case s.Verb == build.VerbCached:
 			t.cached++
-		case build.VerbStart:
+		case s.Verb == build.VerbStart:
 			t.start++
 		}
 	}
 	return t
 }
 
-func (t tally) toMake() int { return t.build + t.rebuild }
+func (t tally) toMake() int { return t.build + t.rebuild + t.sign + t.restore }
 
 func (t tally) String() string {
-	text := fmt.Sprintf("Plan: %d to build, %d to rebuild, %d up to date", t.build, t.rebuild, t.cached)
+	text := fmt.Sprintf("Plan: %d to build, %d to rebuild", t.build, t.rebuild)
+	if t.sign > 0 {
+		text += fmt.Sprintf(", %d to sign", t.sign)
+	}
+	if t.restore > 0 {
+		text += fmt.Sprintf(", %d from the cache", t.restore)
+	}
+	text += fmt.Sprintf(", %d up to date", t.cached)
 	if t.start > 0 {
 		text += ", " + plural(t.start, "rollout") + " to start"
 	}

@@ -98,7 +98,7 @@ The main job:
 	for _, c := range []*cobra.Command{
 		a.validateCommand(), a.fmtCommand(), a.planCommand(), a.buildCommand(), a.imageCommand(), a.pushCommand(),
 		a.rolloutCommand(), a.applyCommand(), a.outputCommand(),
-		a.artifactCommand(), a.keysCommand(),
+		a.artifactCommand(), a.keysCommand(), a.cacheCommand(),
 		a.serverCommand(), a.devicesCommand(),
 		a.versionCommand(),
 	} {

@@ -103,11 +103,11 @@ func (r *runner) output(ctx context.Context, kind pipeline.Kind, path string) (*
 	if err != nil {
 		return nil, err
 	}
-	digest, err := r.digests.file(ctx, path)
+	digest, id, err := r.digests.identified(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	return &Output{Kind: string(kind), Path: relativeTo(r.plan.Dir, path), Size: info.Size(), SHA256: digest}, nil
+	return &Output{Kind: string(kind), Path: relativeTo(r.plan.Dir, path), Size: info.Size(), SHA256: digest, identity: id}, nil
 }
 
 // openPayload brings the payload into the form that its type wants.

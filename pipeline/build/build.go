@@ -16,15 +16,14 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
 
@@ -34,6 +33,10 @@ type Options struct {
 	Parallelism int
 	// Events hears what happens, from several goroutines at once; nil is allowed.
 	Events func(Event)
+	// Warn hears what goes wrong with the cache, from several goroutines at once; nil is allowed. It makes no build fail.
+	Warn func(string)
+	// CacheSize is how many bytes on the disk the cache may have after the run: 0 means DefaultCacheSize, less no bound.
+	CacheSize int64
 }
 
 // Event is a piece of news about one action.
@@ -74,8 +77,15 @@ func Run(ctx context.Context, steps []*Step, plan *pipeline.Plan, o Options) (*R
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{plan: plan, record: record, digests: openDigests(plan.Dir), events: o.Events}
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
+	r := &runner{
+		plan: plan, record: record, digests: openDigests(plan.Dir), events: o.Events,
+		cache: OpenCache(CacheDir(plan.Dir)), warn: o.Warn,
+	}
 	runErr := r.run(ctx, steps, o.Parallelism)
+	r.boundCache(ctx, o.CacheSize)
 	r.digests.save()
 	return r.record, runErr
 }
@@ -84,6 +94,9 @@ type runner struct {
 	plan    *pipeline.Plan
 	digests *digests
 	events  func(Event)
+	cache   *Cache
+	warn    func(string)
+	stored  atomic.Bool // something new is in the cache
 
 	mu     sync.Mutex // guards record and its file
 	record *Record
@@ -127,13 +140,13 @@ func (r *runner) run(ctx context.Context, steps []*Step, parallelism int) error 
 
 func (r *runner) step(ctx context.Context, s *Step) error {
 	address := s.Action.Address
-	if s.Verb == VerbCached {
+	if s.UpToDate() {
 		r.events(Event{Address: address, State: StateCached})
 		return nil
 	}
 	start := time.Now()
-	r.events(Event{Address: address, State: StateStarted, Total: -1})
-	out, err := r.make(ctx, s)
+	r.events(Event{Address: address, State: StateStarted, Doing: doing(s), Total: -1})
+	out, err := r.produce(ctx, s)
 	if err == nil {
 		err = r.remember(address, out)
 	}
@@ -150,10 +163,8 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 	progress := func(done, total int64) {
 		r.events(Event{Address: s.Action.Address, State: StateProgress, Doing: "writing", Done: done, Total: total})
 	}
-	if path := outputPath(s.Action); path != "" {
-		if err := durable.Sweep(filepath.Dir(path)); err != nil { // what a killed build left
-			return nil, err
-		}
+	if err := sweepBeside(s.Action); err != nil {
+		return nil, err
 	}
 	var (
 		out *Output
@@ -161,6 +172,9 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 	)
 	switch s.Action.Kind {
 	case pipeline.KindArtifact:
+		if s.Verb == VerbSign {
+			return r.resign(ctx, s.Action.Artifact)
+		}
 		out, err = r.artifact(ctx, s.Action.Artifact, progress)
 	case pipeline.KindImage:
 		out, err = r.image(ctx, s.Action.Image, progress)
@@ -170,11 +184,9 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.Key, out.Attributes, out.Inputs = s.Key, s.attributes, s.inputs
 	return out, nil
 }
 
-// remember adds an output to the record as it is now: another build in the same directory may have added its own.
 // outputPath is the file that an action makes.
 func outputPath(a *pipeline.Action) string {
 	switch a.Kind {
@@ -186,6 +198,7 @@ func outputPath(a *pipeline.Action) string {
 	return ""
 }
 
+// remember adds an output to the record as it is now: another build in the same directory may have added its own.
 func (r *runner) remember(address string, out *Output) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -58,6 +58,28 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+// newKey replaces the key of the plan's signer.
+func newKey(t *testing.T, p *pipeline.Plan) {
+	t.Helper()
+	private, _, err := signing.Generate("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Actions[0].Artifact.Signer.PrivateKey, private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dropCache leaves the plan without what was built before.
+func dropCache(t *testing.T, p *pipeline.Plan) {
+	t.Helper()
+	for _, part := range []string{"ac", "cas"} {
+		if err := os.RemoveAll(filepath.Join(CacheDir(p.Dir), part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func decideOne(t *testing.T, plan *pipeline.Plan) *Step {
 	t.Helper()
 	steps, err := Decide(t.Context(), plan, false)
@@ -120,20 +142,32 @@ func TestReasons(t *testing.T) {
 			p.Epoch = time.Unix(1_700_000_000, 0)
 		}, VerbRebuild, []string{ReasonAttributeChanged}},
 		"key": {func(t *testing.T, p *pipeline.Plan) {
-			private, _, err := signing.Generate("")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(p.Actions[0].Artifact.Signer.PrivateKey, private, 0o600); err != nil {
+			newKey(t, p)
+		}, VerbSign, []string{ReasonKeyChanged}},
+		"key, with provenance": {func(t *testing.T, p *pipeline.Plan) {
+			p.Actions[0].Artifact.Provenance = true
+			buildAll(t, p)
+			newKey(t, p)
+		}, VerbRebuild, []string{ReasonKeyChanged}},
+		"key and output": {func(t *testing.T, p *pipeline.Plan) {
+			newKey(t, p)
+			if err := os.Truncate(p.Actions[0].Artifact.Path, 100); err != nil {
 				t.Fatal(err)
 			}
 		}, VerbRebuild, []string{ReasonKeyChanged}},
 		"output gone": {func(t *testing.T, p *pipeline.Plan) {
+			dropCache(t, p)
 			if err := os.Remove(p.Actions[0].Artifact.Path); err != nil {
 				t.Fatal(err)
 			}
 		}, VerbRebuild, []string{ReasonOutputMissing}},
+		"output gone, in the cache": {func(t *testing.T, p *pipeline.Plan) {
+			if err := os.Remove(p.Actions[0].Artifact.Path); err != nil {
+				t.Fatal(err)
+			}
+		}, VerbCached, []string{ReasonOutputMissing}},
 		"output cut": {func(t *testing.T, p *pipeline.Plan) {
+			dropCache(t, p)
 			if err := os.Truncate(p.Actions[0].Artifact.Path, 100); err != nil {
 				t.Fatal(err)
 			}
@@ -152,6 +186,9 @@ func TestReasons(t *testing.T) {
 			buildAll(t, plan)
 			test.change(t, plan)
 			s := decideOne(t, plan)
+			if restore := strings.HasSuffix(name, "in the cache"); s.Restore != restore {
+				t.Errorf("restore is %t, want %t", s.Restore, restore)
+			}
 			if s.Verb != test.verb || !cmp.Equal(codes(s), test.codes) {
 				t.Errorf("got %s %v, want %s %v", s.Verb, s.Reasons, test.verb, test.codes)
 			}
@@ -247,7 +284,8 @@ func TestDamagedRecordSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// TestFullDiskAtEveryStep makes each durable step of a build fail in turn. Not parallel: the hook is the process's.
+// TestFullDiskAtEveryStep makes each durable step of a build fail in turn; those of the cache make no build fail. Not parallel: the
+// hook is the process's.
 func TestFullDiskAtEveryStep(t *testing.T) {
 	plan := artifactPlan(t)
 	steps, err := Decide(t.Context(), plan, false)
@@ -256,18 +294,20 @@ func TestFullDiskAtEveryStep(t *testing.T) {
 	}
 	defer durable.SetHook(nil)
 	for n := int64(1); ; n++ {
-		var failed atomic.Bool
+		var hit, failed, either atomic.Bool
 		durable.SetHook(func(s durable.Step) error {
-			if s.Number == n && !strings.Contains(s.Path, "digests.json") {
-				failed.Store(true)
+			if s.Number == n {
+				hit.Store(true)
+				either.Store(s.Path == plan.Dir) // both out and the cache are made in it
+				failed.Store(!strings.Contains(s.Path, "/.twinkeel") && s.Path != plan.Dir)
 				return syscall.ENOSPC
 			}
 			return nil
 		})
 		_, err := Run(t.Context(), steps, plan, Options{})
 		durable.SetHook(nil)
-		for _, name := range filesBelow(t, plan.OutDir) {
-			if strings.Contains(name, ".twinkeel-tmp-") {
+		for _, name := range filesBelow(t, plan.Dir) {
+			if strings.Contains(name, ".twinkeel-tmp-") || strings.Contains(name, "/locks/") {
 				t.Errorf("step %d: %s is left behind", n, name)
 			}
 		}
@@ -277,14 +317,19 @@ func TestFullDiskAtEveryStep(t *testing.T) {
 		if failed.Load() && !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("step %d failed; Run returned %v", n, err)
 		}
-		if err == nil {
-			if n < 8 {
+		if failed.Load() == (err == nil) && !either.Load() {
+			t.Errorf("step %d: %v", n, err)
+		}
+		if !hit.Load() {
+			if n < 20 {
 				t.Fatalf("only %d steps", n)
 			}
 			break
 		}
-		if err := os.RemoveAll(plan.OutDir); err != nil {
-			t.Fatal(err)
+		for _, dir := range []string{plan.OutDir, filepath.Join(plan.Dir, ".twinkeel")} {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

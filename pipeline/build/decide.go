@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -22,7 +23,8 @@ type Verb string
 const (
 	VerbBuild   Verb = "build"   // make it for the first time
 	VerbRebuild Verb = "rebuild" // make it again
-	VerbCached  Verb = "cached"  // nothing: it is up to date
+	VerbSign    Verb = "sign"    // put another signature into it
+	VerbCached  Verb = "cached"  // nothing: it is up to date, or its output is in the cache
 	VerbStart   Verb = "start"   // start a rollout; the server knows whether it runs already
 )
 
@@ -43,6 +45,7 @@ const (
 	ReasonDependency       = "dependency_rebuilt"
 	ReasonOutputMissing    = "output_missing"
 	ReasonOutputModified   = "output_modified"
+	ReasonCacheDamaged     = "cache_entry_damaged"
 )
 
 // Step is an action with what is to be done about it.
@@ -51,10 +54,17 @@ type Step struct {
 	Verb    Verb             `json:"verb"`
 	Reasons []Reason         `json:"reasons,omitempty"`
 	Key     string           `json:"key,omitempty"`
+	// Restore: the output is not up to date, but it is in the cache and taken from there. Reasons say why it is needed.
+	Restore bool `json:"restore,omitempty"`
 
 	attributes map[string]string // what the key was made of, for the next build's reasons
 	inputs     map[string]string
+	cacheKey   string
+	forced     bool
 }
+
+// UpToDate tells that there is nothing to do.
+func (s *Step) UpToDate() bool { return s.Verb == VerbCached && !s.Restore }
 
 // Decide says for each action of the plan whether it has something to do, and why. It reads inputs (through a memo of
 // digests that trusts an unchanged inode, size and time), the record of the last build and public keys; it writes
@@ -81,6 +91,7 @@ type decider struct {
 	plan    *pipeline.Plan
 	record  *Record
 	digests *digests
+	cache   *Cache
 	force   bool
 	steps   map[string]*Step
 	// sending: the outputs are not made but sent. The key that signed them need not be here, and the record names it.
@@ -92,7 +103,7 @@ func newDecider(plan *pipeline.Plan, force bool) (*decider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &decider{plan: plan, record: record, digests: openDigests(plan.Dir), force: force, steps: map[string]*Step{}}, nil
+	return &decider{plan: plan, record: record, digests: openDigests(plan.Dir), cache: OpenCache(CacheDir(plan.Dir)), force: force, steps: map[string]*Step{}}, nil
 }
 
 func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error) {
@@ -103,10 +114,11 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	if err != nil {
 		return nil, err
 	}
+	s.forced = d.force
 	last := d.record.Outputs[a.Address]
 	if last == nil {
 		s.Verb, s.Reasons = VerbBuild, []Reason{{Code: ReasonNeverBuilt, Detail: "never built"}}
-		return s, nil
+		return s, d.lookUp(ctx, s)
 	}
 	s.Reasons = append(s.Reasons, d.changes(s, last)...)
 	if len(s.Reasons) == 0 {
@@ -122,8 +134,38 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	s.Verb = VerbCached
 	if len(s.Reasons) > 0 {
 		s.Verb = VerbRebuild
+		if err := d.lookUp(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	if s.Verb == VerbRebuild && s.onlyKeyChanged() && !d.force {
+		touched, err := d.outputChanged(ctx, outputPath(a), last)
+		if err != nil {
+			return nil, err
+		}
+		if len(touched) == 0 {
+			s.Verb = VerbSign
+		}
 	}
 	return s, nil
+}
+
+// lookUp makes a step that would build into one that takes the output from the cache, when it is there.
+func (d *decider) lookUp(ctx context.Context, s *Step) error {
+	if d.force || d.sending {
+		return nil
+	}
+	_, err := d.cache.find(ctx, s.cacheKey, d.digests.file)
+	var damaged *DamagedEntryError
+	switch {
+	case err == nil:
+		s.Verb, s.Restore = VerbCached, true
+	case errors.As(err, &damaged):
+		s.Reasons = append(s.Reasons, Reason{ReasonCacheDamaged, damaged.Error()})
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return nil
 }
 
 // describe gathers what an action's output depends on, and makes its key.
@@ -142,6 +184,7 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 	s.attributes["implementation"] = fmt.Sprintf("%s/%d", a.Kind, implementation[a.Kind])
 	s.attributes["epoch"] = fmt.Sprint(d.plan.Epoch.Unix())
 	s.Key = key(a.Kind, s.attributes, s.inputs)
+	s.cacheKey = d.cacheKeyOf(s)
 	return s, nil
 }
 
@@ -284,8 +327,24 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 			}
 		}
 		s.inputs[inputArtifact] = step.Key
+		s.cacheKey = step.cacheKey // until this step has its own
 	}
 	return nil
+}
+
+// cacheKeyOf is the key without where the output goes: the same file can be needed in several places. What is written beside an
+// artifact names its file, its address and its builder, so there they count.
+func (d *decider) cacheKeyOf(s *Step) string {
+	attributes, inputs := maps.Clone(s.attributes), maps.Clone(s.inputs)
+	if a := s.Action.Artifact; a != nil && (a.Provenance || a.SBOM != "") {
+		attributes["address"], attributes["builder"] = a.Address, d.plan.Builder
+	} else {
+		delete(attributes, "path")
+	}
+	if _, ok := inputs[inputArtifact]; ok {
+		inputs[inputArtifact] = s.cacheKey
+	}
+	return key(s.Action.Kind, attributes, inputs)
 }
 
 func fillKind(f pipeline.Fill) string {

@@ -65,37 +65,68 @@ func (d *digests) save() {
 
 // file returns the SHA-256 of a file as lower-case hex.
 func (d *digests) file(ctx context.Context, path string) (string, error) {
-	f, err := os.Open(path)
+	digest, _, err := d.identified(ctx, path)
+	return digest, err
+}
+
+// identified also returns what the inode looked like before it was read: while it looks so the digest holds.
+func (d *digests) identified(ctx context.Context, path string) (digest, id string, err error) {
+	f, info, err := openRegular(path)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file", path)
-	}
-	id := identity(path, info)
+	id = identity(path, info)
 	d.mu.Lock()
 	digest, hit := d.known[id]
 	d.mu.Unlock()
 	if !hit {
-		hash := sha256.New()
-		if _, err := io.Copy(hash, &contextReader{ctx, f}); err != nil {
-			return "", fmt.Errorf("reading %s: %w", path, err)
+		if digest, err = hashOf(ctx, f); err != nil {
+			return "", "", err
 		}
-		digest = hex.EncodeToString(hash.Sum(nil))
 		if time.Since(info.ModTime()) < racyWindow {
-			return digest, nil
+			return digest, id, nil
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.known[id], d.used[id] = digest, digest
 	d.changed = d.changed || !hit
-	return digest, nil
+	return digest, id, nil
+}
+
+func openRegular(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// hashFile reads a file whatever is remembered of it.
+func hashFile(ctx context.Context, path string) (string, error) {
+	f, _, err := openRegular(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return hashOf(ctx, f)
+}
+
+func hashOf(ctx context.Context, f *os.File) (string, error) {
+	hash := sha256.New()
+	if _, err := io.Copy(hash, &contextReader{ctx, f}); err != nil {
+		return "", fmt.Errorf("reading %s: %w", f.Name(), err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // tree digests the names, modes and contents below dir.

@@ -35,6 +35,8 @@ type Output struct {
 
 	Attributes map[string]string `json:"attributes,omitempty"`
 	Inputs     map[string]string `json:"inputs,omitempty"` // what was read, by role: SHA-256
+
+	identity string // of the inode that was digested; see digests
 }
 
 const recordVersion = 1

@@ -1,0 +1,218 @@
+package build
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/twinkeel/twinkeel/internal/durable"
+	"github.com/twinkeel/twinkeel/internal/version"
+	"github.com/twinkeel/twinkeel/pipeline"
+)
+
+// Saved is a plan in a file: enough to tell later whether the same would be done, and what is different if not. It names
+// addresses, verbs and reasons; everything else is digests, so that no value of the pipeline is in it.
+type Saved struct {
+	FormatVersion string       `json:"format_version"`
+	Version       string       `json:"twinkeel_version"`
+	Pipeline      string       `json:"pipeline"` // SHA-256 of its files
+	Epoch         int64        `json:"epoch"`
+	Targets       []string     `json:"targets"`
+	Force         bool         `json:"force"`
+	Steps         []*SavedStep `json:"steps"`
+}
+
+// SavedStep is one step of it.
+type SavedStep struct {
+	Address string   `json:"address"`
+	Verb    Verb     `json:"verb"`
+	Restore bool     `json:"restore,omitempty"`
+	Reasons []string `json:"reasons"` // codes
+	Key     string   `json:"key,omitempty"`
+	// Definition is the digest of the evaluated block, secrets left out.
+	Definition string            `json:"definition"`
+	Attributes map[string]string `json:"attributes,omitempty"` // digests of what the key is made of
+	Inputs     map[string]string `json:"inputs,omitempty"`     // digests of what is read
+}
+
+const (
+	savedVersion = "twinkeel-plan-1"
+	maxSaved     = 64 << 20
+)
+
+// Save makes of a plan what can be written to a file.
+func Save(plan *pipeline.Plan, steps []*Step, targets []string, force bool) *Saved {
+	s := &Saved{
+		FormatVersion: savedVersion, Version: version.Version, Pipeline: plan.Digest, Epoch: plan.Epoch.Unix(),
+		Targets: append([]string{}, targets...), Force: force, Steps: []*SavedStep{},
+	}
+	for _, step := range steps {
+		s.Steps = append(s.Steps, saveStep(step))
+	}
+	return s
+}
+
+func saveStep(step *Step) *SavedStep {
+	s := &SavedStep{
+		Address: step.Action.Address, Verb: step.Verb, Restore: step.Restore, Key: step.Key, Reasons: []string{},
+		Definition: definition(step.Action), Attributes: map[string]string{}, Inputs: step.inputs,
+	}
+	for _, r := range step.Reasons {
+		s.Reasons = append(s.Reasons, r.Code)
+	}
+	for name, value := range step.attributes {
+		s.Attributes[name] = digestOf([]byte(value))
+	}
+	return s
+}
+
+// definition digests an action. Secrets encode as a fixed text, so they do not count: a token or a passphrase decides whether
+// something can be done and not what.
+func definition(a *pipeline.Action) string {
+	text, err := json.Marshal(a)
+	if err != nil {
+		panic(err) // plan values are plain and always encode
+	}
+	return digestOf(text)
+}
+
+func digestOf(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// Write puts the plan into a file.
+func (s *Saved) Write(path string) error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// ReadSaved reads what Write wrote.
+func ReadSaved(path string) (*Saved, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &noPlanError{path, "is not there"}
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, &noPlanError{path, "is not a file"}
+	}
+	text, err := readLimited(path, maxSaved)
+	if err != nil {
+		return nil, err
+	}
+	var s Saved
+	if err := json.Unmarshal(text, &s); err != nil || !strings.HasPrefix(s.FormatVersion, "twinkeel-plan-") {
+		return nil, &noPlanError{path, "is no plan"}
+	}
+	if s.FormatVersion != savedVersion {
+		return nil, &noPlanError{path, "was written by another version of twinkeel"}
+	}
+	if slices.Contains(s.Steps, nil) {
+		return nil, &noPlanError{path, "is damaged"}
+	}
+	return &s, nil
+}
+
+type noPlanError struct{ path, what string }
+
+func (e *noPlanError) Error() string { return e.path + " " + e.what }
+
+// Hint says how to get one.
+func (e *noPlanError) Hint() string { return "twinkeel plan --out " + e.path }
+
+// Changes says what is different now from when the plan was saved, in words; nothing when it is what there is to do.
+func (s *Saved) Changes(plan *pipeline.Plan, steps []*Step) []string {
+	now := Save(plan, steps, s.Targets, s.Force)
+	var changes []string
+	if s.Version != now.Version {
+		changes = append(changes, fmt.Sprintf("it was made by version %s of twinkeel, and this is %s", s.Version, now.Version))
+	}
+	if s.Pipeline != now.Pipeline {
+		changes = append(changes, "the pipeline's files changed")
+	}
+	if s.Epoch != now.Epoch {
+		changes = append(changes, fmt.Sprintf("SOURCE_DATE_EPOCH changed: %d -> %d", s.Epoch, now.Epoch))
+	}
+	then := map[string]*SavedStep{}
+	for _, step := range s.Steps {
+		then[step.Address] = step
+	}
+	for i, step := range now.Steps {
+		old := then[step.Address]
+		delete(then, step.Address)
+		if old == nil {
+			changes = append(changes, step.Address+" is new")
+			continue
+		}
+		for _, change := range old.changes(step, steps[i]) {
+			changes = append(changes, step.Address+": "+change)
+		}
+	}
+	for _, address := range slices.Sorted(maps.Keys(then)) {
+		changes = append(changes, address+" is gone")
+	}
+	return changes
+}
+
+// changes compares a step with what it is now. What follows from another difference is not said.
+func (s *SavedStep) changes(now *SavedStep, step *Step) []string {
+	changes := differences(s.Attributes, now.Attributes)
+	for _, change := range differences(s.Inputs, now.Inputs) {
+		if !strings.HasPrefix(change, inputArtifact+" ") { // whose own changes are said
+			changes = append(changes, change)
+		}
+	}
+	switch {
+	case len(changes) > 0 || s.Key != now.Key:
+	case s.Definition != now.Definition:
+		changes = append(changes, "its block has other values; give the same --var and --var-file as for the plan")
+	case s.Verb != now.Verb || s.Restore != now.Restore || !slices.Equal(s.Reasons, now.Reasons):
+		text := fmt.Sprintf("what is to be done changed: %s -> %s", s.todo(), now.todo())
+		if len(step.Reasons) > 0 {
+			text += " (" + step.Reasons[0].Detail + ")"
+		}
+		changes = append(changes, text)
+	}
+	if len(changes) == 0 && s.Key != now.Key {
+		changes = append(changes, "its artifact changed")
+	}
+	return changes
+}
+
+func (s *SavedStep) todo() string {
+	switch {
+	case s.Restore:
+		return "restore from the cache"
+	case s.Verb == VerbCached:
+		return "nothing"
+	}
+	return string(s.Verb)
+}
+
+func differences(then, now map[string]string) []string {
+	var out []string
+	for _, name := range unionKeys(then, now) {
+		switch a, b := then[name], now[name]; {
+		case a == b:
+		case a == "":
+			out = append(out, name+" is new")
+		case b == "":
+			out = append(out, name+" is gone")
+		default:
+			out = append(out, name+" changed")
+		}
+	}
+	return out
+}
