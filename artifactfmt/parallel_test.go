@@ -77,7 +77,7 @@ func unpackBoth(t testing.TB, data []byte, limits Limits, most int64) ([]byte, e
 // sameError compares errors as people and callers see them.
 func sameError(x, y error) bool {
 	if x == nil || y == nil {
-		return x == y
+		return x == nil && y == nil
 	}
 	return x.Error() == y.Error() && reflect.TypeOf(x) == reflect.TypeOf(y)
 }

@@ -142,3 +142,43 @@ func TestOpenPayloadRefuses(t *testing.T) {
 		})
 	}
 }
+
+// Whatever the index says, what is read is what everyone else unpacks, or an error.
+func TestOpenPayloadWithWrongIndex(t *testing.T) {
+	t.Parallel()
+	content := sparseContent(5<<20 + 3)
+	for _, compression := range []Compression{Gzip, Zstd} {
+		a := rootfs(content)
+		a.Compression = compression
+		good := write(t, a)
+		from, to := payloadOf(t, good)
+		index := [2]int{from, from + gzipHeaderSize}
+		if compression == Zstd {
+			index = [2]int{to - skippableHeader - 2*8 - seekFooter - skippableHeader - len(sumTableMark) - 2*32, to}
+		}
+		opened := 0
+		for at := index[0]; at < index[1]; at++ {
+			for _, flip := range []byte{0x01, 0x80, 0xff} {
+				data := bytes.Clone(good)
+				data[at] ^= flip
+				p, err := OpenPayload(bytes.NewReader(data), int64(len(data)), ReadOptions{})
+				if err == nil {
+					opened++
+					var f *PayloadSection
+					if f, err = p.File(a.Files[0].Name); err == nil {
+						got := make([]byte, len(content))
+						if _, err = f.ReadAt(got, 0); err == nil && !bytes.Equal(got, content) {
+							t.Fatalf("%s: byte %d changed, and the content differs", compression, at-from)
+						}
+					}
+				}
+				if err != nil && !errors.Is(err, ErrNotSeekable) {
+					isTyped(t, err)
+				}
+			}
+		}
+		if opened == 0 {
+			t.Errorf("%s: nothing was opened", compression)
+		}
+	}
+}
