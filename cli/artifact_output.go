@@ -160,7 +160,7 @@ func (a *app) edit(ctx context.Context, from, to string, change func(out io.Writ
 	}
 	var info *artifactfmt.Info
 	err = a.writeOrStdout(to, func(out io.Writer) error {
-		if info, err = change(out, in); err != nil && ctx.Err() == nil {
+		if info, err = change(out, in); err != nil && ctx.Err() == nil && to != from {
 			return fmt.Errorf("%s: %w", from, err)
 		}
 		return err

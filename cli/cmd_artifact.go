@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -270,6 +272,9 @@ func (a *app) printInfo(info *artifactfmt.Info) error {
 			t.add(name, v)
 		}
 	}
+	if len(info.MetaData) > 0 {
+		t.add("meta-data", compactJSON(info.MetaData))
+	}
 	for _, s := range info.Scripts {
 		t.add("script", s.Name)
 	}
@@ -289,6 +294,14 @@ func (a *app) printInfo(info *artifactfmt.Info) error {
 		a.warnf("%s", printable(w))
 	}
 	return nil
+}
+
+func compactJSON(text json.RawMessage) string {
+	var compact bytes.Buffer
+	if json.Compact(&compact, text) != nil {
+		return string(text)
+	}
+	return compact.String()
 }
 
 func pairs(m map[string]string) []string {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -50,15 +51,15 @@ type difference struct {
 }
 
 func (a *app) runArtifactDiff(ctx context.Context, o diffOptions, old, new string) error {
-	before, err := a.readInfo(ctx, old)
+	before, err := a.readFacts(ctx, old)
 	if err != nil {
 		return err
 	}
-	after, err := a.readInfo(ctx, new)
+	after, err := a.readFacts(ctx, new)
 	if err != nil {
 		return err
 	}
-	differences := compareMaps("", facts(before), facts(after))
+	differences := compareMaps("", before, after)
 	if o.files {
 		more, err := a.compareTrees(ctx, old, new)
 		if err != nil {
@@ -92,17 +93,35 @@ func (a *app) printDifferences(differences []difference) {
 	}
 }
 
-func (a *app) readInfo(ctx context.Context, name string) (*artifactfmt.Info, error) {
+// withHeader calls do with the reader of an artifact, which has read the header.
+func (a *app) withHeader(ctx context.Context, name string, do func(r *artifactfmt.Reader)) error {
 	in, err := a.openAny(ctx, name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer in.Close()
 	r, err := artifactfmt.NewReader(in, artifactfmt.ReadOptions{Legacy: true})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", shown(name), err)
+		return fmt.Errorf("%s: %w", shown(name), err)
 	}
-	return r.Info(), nil
+	do(r)
+	return nil
+}
+
+func (a *app) readInfo(ctx context.Context, name string) (info *artifactfmt.Info, err error) {
+	err = a.withHeader(ctx, name, func(r *artifactfmt.Reader) { info = r.Info() })
+	return info, err
+}
+
+func (a *app) readFacts(ctx context.Context, name string) (all map[string]string, err error) {
+	err = a.withHeader(ctx, name, func(r *artifactfmt.Reader) {
+		all = facts(r.Info())
+		for _, s := range r.Scripts() {
+			sum := sha256.Sum256(s.Content)
+			all["script "+s.Name] = fmt.Sprintf("%s, sha256:%x", size(int64(len(s.Content))), sum[:6])
+		}
+	})
+	return all, err
 }
 
 // facts are all that an artifact's header says, by name.
@@ -126,16 +145,15 @@ func facts(info *artifactfmt.Info) map[string]string {
 			f[what+" "+k] = v
 		}
 	}
-	for _, s := range info.Scripts {
-		f["script "+s.Name] = size(s.Size)
-	}
 	for _, file := range info.Files {
 		f["file "+file.Name] = "sha256:" + file.SHA256
 	}
 	if len(info.MetaData) > 0 {
 		text := string(info.MetaData)
 		var v any
-		if json.Unmarshal(info.MetaData, &v) == nil {
+		numbers := json.NewDecoder(bytes.NewReader(info.MetaData))
+		numbers.UseNumber() // as they were written
+		if numbers.Decode(&v) == nil {
 			if compact, err := json.Marshal(v); err == nil {
 				text = string(compact)
 			}

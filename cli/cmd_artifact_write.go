@@ -189,7 +189,7 @@ func (a *app) artifactSpec(ctx context.Context, o *writeOptions) (*artifactfmt.A
 		o.payload.Epoch = spec.Epoch
 		contents, err := payload.Make(o.kind, o.payload)
 		if err != nil {
-			return nil, err
+			return nil, payloadError(err)
 		}
 		o.close = contents.Close
 		spec.PayloadType, spec.Files, spec.MetaData = contents.Type, contents.Files, contents.MetaData
@@ -216,6 +216,26 @@ func (a *app) artifactSpec(ctx context.Context, o *writeOptions) (*artifactfmt.A
 		spec.Signer = signer
 	}
 	return spec, err
+}
+
+// payloadError names the flag for an option of a payload that is wrong.
+func payloadError(err error) error {
+	var e *artifactfmt.InvalidError
+	if !errors.As(err, &e) {
+		return err
+	}
+	name := strings.ReplaceAll(e.Field, "_", "-")
+	for _, list := range []string{"files", "image-files", "compose-files", "images"} {
+		if name == list {
+			name = strings.TrimSuffix(name, "s")
+		}
+	}
+	if strings.Contains(name, " ") {
+		return err
+	}
+	named := *e
+	named.Field = "--" + name
+	return &named
 }
 
 // apply puts what the flags say into an artifact, over what is there.

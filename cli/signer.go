@@ -41,6 +41,8 @@ func (a *app) signer(ctx context.Context, o signerOptions) (signing.Signer, erro
 		return nil, usagef("--key-command needs --public-key, to check what the program signs")
 	case o.public != "" && o.command == "":
 		return nil, usagef("--public-key goes with --key-command")
+	case strings.ContainsAny(o.command, "'\""):
+		return nil, usagef("--key-command is divided at blanks, without a shell: quotes have no meaning; put the command into a script")
 	case o.command != "":
 		public, err := signing.LoadPublic(ctx, o.public, signing.Options{})
 		if err != nil {
