@@ -38,7 +38,8 @@ type unpacker struct {
 	frames   sync.WaitGroup // that are being unpacked
 	failed   atomic.Bool    // at least one of them
 	tail     []byte         // what split has read behind the last frame, when it ends
-	complete bool           // split has come to the payload's end
+	begun    bool           // split has found a frame
+	complete bool           // and come to the payload's end
 
 	current *piece
 	rest    []byte // of current
@@ -248,6 +249,7 @@ func (u *unpacker) split() {
 			}
 			return
 		}
+		u.begun = true
 		u.frames.Add(1)
 		u.order <- p // the channels have room for all pieces
 		u.work <- p
@@ -262,6 +264,9 @@ func (u *unpacker) stream(start []byte) {
 	}
 	r, err := u.d.sequential(in, u.limits)
 	if err != nil {
+		if !u.begun { // it is no end when nothing has begun
+			err = noEOF(err)
+		}
 		if p := u.take(); p != nil {
 			p.plain = p.plain[:0]
 			u.send(p, err)
