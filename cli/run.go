@@ -93,22 +93,26 @@ The main job:
 	flags.StringVar(&a.global.color, "color", "auto", "colours: auto, always or never")
 	flags.StringVar(&a.global.progress, "progress", "auto", "progress: auto, tty, plain or quiet")
 	root.AddGroup(&cobra.Group{ID: groupMain, Title: "The way of a release:"},
+		&cobra.Group{ID: groupInside, Title: "Looking into a pipeline:"},
 		&cobra.Group{ID: groupLook, Title: "Files and keys:"},
 		&cobra.Group{ID: groupServer, Title: "Server and devices:"})
 	for _, c := range []*cobra.Command{
 		a.validateCommand(), a.fmtCommand(), a.planCommand(), a.buildCommand(), a.imageCommand(), a.pushCommand(),
 		a.rolloutCommand(), a.applyCommand(), a.outputCommand(),
+		a.inspectCommand(), a.graphCommand(), a.consoleCommand(), a.schemaCommand(), a.functionsCommand(),
 		a.artifactCommand(), a.keysCommand(), a.cacheCommand(),
 		a.serverCommand(), a.devicesCommand(),
-		a.versionCommand(),
+		a.versionCommand(), a.completionCommand(),
 	} {
 		root.AddCommand(c)
 	}
+	a.completeArguments(root)
 	return root
 }
 
 const (
 	groupMain   = "main"
+	groupInside = "inside"
 	groupLook   = "look"
 	groupServer = "server"
 )
