@@ -148,6 +148,18 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// checkRegular refuses as FILE what cannot be read twice.
+func checkRegular(name string) error {
+	if name == "-" {
+		return usagef("FILE must be a file here, not stdin: it is read twice")
+	}
+	info, err := os.Stat(name)
+	if err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return usagef("%s: FILE must be a regular file here: it is read twice", name)
+	}
+	return nil
+}
+
 // edit makes a new version of the artifact in the file from, at path to ("" replaces the file, "-" is stdout).
 func (a *app) edit(ctx context.Context, from, to string, change func(out io.Writer, in *os.File) (*artifactfmt.Info, error)) (*artifactfmt.Info, error) {
 	in, err := openFile(from)

@@ -65,6 +65,9 @@ func (a *app) runArtifactAttest(ctx context.Context, o attestOptions, name strin
 	if signer == nil {
 		return usagef("name the key with --key: a statement that nobody signed proves nothing")
 	}
+	if err := checkRegular(name); err != nil {
+		return err
+	}
 	manifest, err := readManifest(name)
 	if err != nil {
 		return err

@@ -81,7 +81,7 @@ func (a *app) runArtifactDiff(ctx context.Context, o diffOptions, old, new strin
 func (a *app) printDifferences(differences []difference) {
 	s := a.ui.out
 	for _, d := range differences {
-		what, was, is := printable(d.What), printable(d.Old), printable(d.New)
+		what, was, is := oneLine(d.What), oneLine(d.Old), oneLine(d.New)
 		switch d.Change {
 		case "added":
 			a.printf("%s\n", s.green(strings.TrimRight("+ "+what+" "+is, " ")))

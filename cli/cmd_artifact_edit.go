@@ -62,6 +62,9 @@ func (a *app) runArtifactModify(ctx context.Context, o modifyOptions, name strin
 	if err := notOver("--output", o.output, append(o.header.scripts, o.header.metaData, o.signer.key, o.signer.public)...); err != nil {
 		return err
 	}
+	if err := checkRegular(name); err != nil {
+		return err
+	}
 	signed, err := readManifest(name)
 	if err != nil {
 		return err
@@ -188,6 +191,9 @@ func (a *app) runArtifactConvert(ctx context.Context, o convertOptions, name str
 	to := written(name, o.output)
 	if to == "-" {
 		return usagef("convert writes the sizes of what it made last, so it needs a file as --output, not stdout")
+	}
+	if err := checkRegular(name); err != nil {
+		return err
 	}
 	in, err := openFile(name)
 	if err != nil {

@@ -303,10 +303,15 @@ func (a *app) runArtifactLsInside(ctx context.Context, name, file, dir string, r
 		if e.Target != "" {
 			text += " -> " + e.Target
 		}
-		t.add(e.Mode, fmt.Sprint(e.Size), text)
+		t.add(e.Mode, fmt.Sprint(e.Size), oneLine(text))
 	}
 	t.print(a.stdout)
 	return nil
+}
+
+// oneLine keeps a name from looking like another line or column.
+func oneLine(text string) string {
+	return strings.NewReplacer("\n", "\uFFFD", "\t", "\uFFFD").Replace(printable(text))
 }
 
 func describe(inside fs.FS, name string, e fs.DirEntry) (listed, error) {

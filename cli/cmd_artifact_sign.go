@@ -130,6 +130,9 @@ var errSigned = errors.New("it is signed already")
 
 // resign replaces the signature of the artifact in a file.
 func (a *app) resign(ctx context.Context, from, to string, force bool, sign func(ctx context.Context, manifest []byte) ([]byte, error)) (*artifactfmt.Info, error) {
+	if err := checkRegular(from); err != nil {
+		return nil, err
+	}
 	if !force {
 		signed, err := readManifest(from)
 		if err != nil {

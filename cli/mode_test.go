@@ -24,3 +24,10 @@ func TestModeText(t *testing.T) {
 		}
 	}
 }
+
+func TestOneLine(t *testing.T) {
+	t.Parallel()
+	if got := oneLine("a\nb\tc\x1b[31m"); got != "a\uFFFDb\uFFFDc\uFFFD[31m" {
+		t.Errorf("%q", got)
+	}
+}
