@@ -470,7 +470,7 @@ func (s *shower) body(b *body, object cty.Value, at string) map[string]any {
 		made, _ := out[n.schema.Kind].([]any)
 		one := s.body(n.body, cty.NilVal, fmt.Sprintf("%s.%s[%d]", at, n.schema.Kind, len(made)))
 		if len(n.schema.nestedLabels()) > 0 {
-			one["label"] = n.label
+			one["labels"] = []any{n.label} // partitions have an argument called label
 		}
 		out[n.schema.Kind] = append(made, one)
 	}

@@ -144,12 +144,39 @@ func TestInspect(t *testing.T) {
 	}
 	value := app.Value.(map[string]any)
 	payload, _ := value["payload"].([]any)
-	if len(payload) != 1 || payload[0].(map[string]any)["label"] != "single-file" {
+	if len(payload) != 1 || !cmp.Equal(payload[0].(map[string]any)["labels"], []any{"single-file"}) {
 		t.Errorf("payload: %v", value["payload"])
 	}
 	text, err := json.Marshal(all)
 	if err != nil || strings.Contains(string(text), "PLANTED") {
 		t.Errorf("%v, or the secret is shown: %s", err, text)
+	}
+}
+
+// TestInspectNames holds the names in values apart: an argument and something else of the same name would hide each other.
+func TestInspectNames(t *testing.T) {
+	t.Parallel()
+	var visit func(s *blockSchema, attrs []*attrSchema, blocks []*blockSchema)
+	visit = func(s *blockSchema, attrs []*attrSchema, blocks []*blockSchema) {
+		seen := map[string]bool{"labels": true}
+		for _, a := range attrs {
+			if seen[a.Name] {
+				t.Errorf("%s of %s hides something", a.Name, s.Kind)
+			}
+			seen[a.Name] = true
+		}
+		for _, n := range blocks {
+			if seen[n.Kind] {
+				t.Errorf("%s in %s hides something", n.Kind, s.Kind)
+			}
+			visit(n, n.Attrs, n.Blocks)
+		}
+	}
+	for _, s := range language.blocks {
+		visit(s, s.Attrs, s.Blocks)
+		for _, typ := range s.typeNames() {
+			visit(s, s.attrs(typ), s.blocks(typ))
+		}
 	}
 }
 
