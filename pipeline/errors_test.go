@@ -41,7 +41,7 @@ func diagnose(t testing.TB, dir string, o LoadOptions) (*Pipeline, *Plan, hcl.Di
 }
 
 // TestErrors loads each file of testdata/errors and expects the messages that its comments announce, on their lines and no
-// others. The text for people is kept beside the file and rewritten by -update.
+// others. The text for people and the JSON for programs are kept beside the file and rewritten by -update.
 func TestErrors(t *testing.T) {
 	paths, err := filepath.Glob("testdata/errors/*" + suffixHCL)
 	if err != nil || len(paths) < 80 {
@@ -92,20 +92,30 @@ func TestErrors(t *testing.T) {
 			if strings.Contains(out, "hunter2") && !strings.Contains(string(src), `"hunter2`) {
 				t.Errorf("a secret is shown:\n%s", out)
 			}
-			golden := strings.TrimSuffix(name, suffixHCL) + ".txt"
-			if *update {
-				if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
+			asJSON := strings.ReplaceAll(string(diag.JSON(diags, p.Files())), dir+"/", "")
+			if strings.Contains(asJSON, "hunter2") && !strings.Contains(string(src), `"hunter2`) {
+				t.Errorf("a secret is shown:\n%s", asJSON)
 			}
-			wantText, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatalf("%v; -update writes it", err)
-			}
-			if d := cmp.Diff(string(wantText), out); d != "" {
-				t.Errorf("text (-want +got):\n%s", d)
-			}
+			golden(t, strings.TrimSuffix(name, suffixHCL)+".txt", out)
+			golden(t, strings.TrimSuffix(name, suffixHCL)+".json", asJSON)
 		})
+	}
+}
+
+// golden compares with a file of testdata, or writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatalf("%v; -update writes it", err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (-want +got):\n%s", name, d)
 	}
 }

@@ -27,6 +27,9 @@ type evaluator struct {
 	pipeline      *Pipeline
 	facts         *facts               // nil: offline
 	built         map[string]BuiltFile // by address; what the last build made
+	only          map[string]bool      // instances of for_each to evaluate, by address; nil: all
+	skipped       bool                 // some instance is not in only, and unknown
+	unready       bool                 // a value that is not known was needed
 	needVariables bool                 // a required variable without a value is an error
 	functions     *hcl.EvalContext
 	defaults      *hcl.EvalContext // functions of a variable's default
@@ -446,12 +449,18 @@ func (e *evaluator) block(b *block) func() cty.Value {
 	}
 	for _, item := range items {
 		inst := &instance{block: b, key: item.key, keyed: true, address: fmt.Sprintf("%s[%q]", b.address(), item.key)}
+		if e.leaveOut(inst) {
+			continue
+		}
 		each := cty.ObjectVal(map[string]cty.Value{"key": cty.StringVal(item.key), "value": item.value})
 		e.evaluate(inst, e.globalScope().with("each", each))
 		e.blocks[b] = append(e.blocks[b], inst)
 	}
 	return func() cty.Value {
 		values := make(map[string]cty.Value, len(items))
+		for _, item := range items {
+			values[item.key] = cty.UnknownVal(object)
+		}
 		for _, inst := range e.blocks[b] {
 			values[inst.key] = inst.value()
 		}
@@ -496,6 +505,7 @@ func (e *evaluator) forEach(expr hcl.Expression, sc *scope) (items []item, known
 		return nil, false, false
 	}
 	if !v.IsKnown() || ty.IsSetType() && !v.IsWhollyKnown() {
+		e.unready = true
 		if e.facts != nil && !e.failed() {
 			e.reportAt("Wrong for_each", "The keys are known only after the build, so nobody can say yet what there will be.", expr, ctx)
 		}
@@ -614,6 +624,7 @@ func (e *evaluator) expand(n *nestedBlock, sc *scope) (out []*nestedBody, known 
 		return nil, false
 	}
 	if !v.IsKnown() {
+		e.unready = true
 		if e.facts != nil && !e.failed() {
 			e.reportAt("Wrong for_each", "The value is known only after the build, so nobody can say yet how many blocks there will be.", d.forEach, ctx)
 		}

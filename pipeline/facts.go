@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,6 +48,9 @@ type facts struct {
 	ctx context.Context //nolint:containedctx // one planning run, which every question belongs to
 	fs  FileSystem
 	dir string // of the pipeline, absolute
+
+	answers   map[string]gitAnswer                  // of git, by question
+	variables map[string]map[string]json.RawMessage // of testdata files, by path
 }
 
 // abs makes a path of the pipeline absolute.

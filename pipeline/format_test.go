@@ -249,7 +249,7 @@ func TestPiecesReport(t *testing.T) {
 	if got := names.ContextString(at); got != `artifact "a7"` {
 		t.Errorf("context is %q", got)
 	}
-	if got := names.ContextDefRange(at); got.Start.Line < 500 || names.ContextString(0) != "" {
+	if got := names.ContextDefRange(at); got.Start.Line < 400 || names.ContextString(0) != "" {
 		t.Errorf("header at %v", got)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"maps"
+	"math"
 	"net/url"
 	"path"
 	"path/filepath"
@@ -39,7 +41,7 @@ import (
 // that read files return unknown values while f is nil.
 func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 	table := map[string]function.Function{
-		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": stdlib.LogFunc, "max": stdlib.MaxFunc,
+		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": logFunc, "max": stdlib.MaxFunc,
 		"min": stdlib.MinFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc,
 
 		"chomp": stdlib.ChompFunc, "format": limitFormat(stdlib.FormatFunc), "formatlist": limitFormat(stdlib.FormatListFunc),
@@ -78,8 +80,8 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 	for name, instead := range impure {
 		table[name] = absent(name, instead)
 	}
-	for name, fn := range fileFunctions(f) {
-		table[name] = fn
+	for _, more := range []map[string]function.Function{fileFunctions(f), gitFunctions(f), inspectFunctions(f)} {
+		maps.Copy(table, more)
 	}
 	for name, fn := range table {
 		table[name] = guard(name, fn)
@@ -105,8 +107,8 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 // impure are functions that users of other tools will look for, and what to use instead. With them, two builds of one
 // input would differ.
 var impure = map[string]string{
-	"timestamp":     "SOURCE_DATE_EPOCH or a variable",
-	"plantimestamp": "SOURCE_DATE_EPOCH or a variable",
+	"timestamp":     "git::commit_time() or a variable",
+	"plantimestamp": "git::commit_time() or a variable",
 	"uuid":          "uuidv5, which makes the same identifier from the same name",
 	"bcrypt":        "a value from a variable",
 	"random":        "a value from a variable",
@@ -262,6 +264,28 @@ var replaceFunc = function.New(&function.Spec{
 			return cty.StringVal(re.ReplaceAllString(str, with)), nil
 		}
 		return cty.StringVal(strings.ReplaceAll(str, sub, with)), nil
+	},
+})
+
+// logFunc refuses what has no logarithm; the float that stands for it is no number.
+var logFunc = function.New(&function.Spec{
+	Params: []function.Parameter{{Name: "num", Type: cty.Number}, {Name: "base", Type: cty.Number}},
+	Type:   function.StaticReturnType(cty.Number),
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+		for i, a := range args {
+			if a.AsBigFloat().Sign() <= 0 {
+				return cty.NilVal, function.NewArgErrorf(i, "a number of more than 0 is needed")
+			}
+		}
+		if args[1].RawEquals(cty.NumberIntVal(1)) {
+			return cty.NilVal, function.NewArgErrorf(1, "a base other than 1 is needed")
+		}
+		num, _ := args[0].AsBigFloat().Float64()
+		base, _ := args[1].AsBigFloat().Float64()
+		if result := math.Log(num) / math.Log(base); !math.IsNaN(result) && !math.IsInf(result, 0) {
+			return stdlib.Log(args[0], args[1])
+		}
+		return cty.NilVal, errors.New("the numbers are too large or too small")
 	},
 })
 

@@ -33,7 +33,12 @@ func (p *Pipeline) Plan(ctx context.Context, o PlanOptions) (*Plan, hcl.Diagnost
 		fsys = OS{}
 	}
 	e := newEvaluator(ctx, p, fsys, true)
+	e.only = p.needed(o.Targets)
 	plan := e.plan(o.Targets)
+	if e.skipped && e.unready { // something beside the plan's edges needs an instance that was left out
+		e = newEvaluator(ctx, p, fsys, true)
+		plan = e.plan(o.Targets)
+	}
 	if err := ctx.Err(); err != nil {
 		e.diags = append(hcl.Diagnostics{fault("Interrupted", sentence(err.Error()), nil)}, e.diags...)
 	}
@@ -152,6 +157,7 @@ func (inst *instance) action(kind Kind) *Action {
 func (e *evaluator) mustBeKnown(b *body, inst *instance) {
 	for _, s := range b.content.schemas {
 		if v := b.values[s.Name]; !v.IsWhollyKnown() {
+			e.unready = true
 			e.report(fault("Value known only after the build", fmt.Sprintf("%s of %s depends on something that does not exist before the build, such as the size or checksum of an output.", s.Name, inst.address), b.rangeOf(s.Name)))
 		}
 	}
@@ -246,12 +252,10 @@ func (e *evaluator) selectInstances(targets []string, all []*instance) []*instan
 	}
 	var chosen []*instance
 	met := make([]bool, len(targets))
-	var addresses []string
 	for _, inst := range all {
 		hit := false
-		addresses = append(addresses, inst.address)
 		for i, t := range targets {
-			if matchAddress(t, inst.block.address()) || matchAddress(t, inst.address) || matchAddress(t, strings.ReplaceAll(inst.address, `"`, "")) {
+			if inst.answers(t) {
 				met[i], hit = true, true
 			}
 		}
@@ -261,10 +265,69 @@ func (e *evaluator) selectInstances(targets []string, all []*instance) []*instan
 	}
 	for i, t := range targets {
 		if !met[i] && strings.Contains(t, "[") {
-			e.report(fault("Unknown target", fmt.Sprintf("Nothing is called %s.%s", shorten(t), suggestion(t, addresses, "There are: ")), nil))
+			e.report(fault("Unknown target", fmt.Sprintf("Nothing is called %s.%s", shorten(t), suggestion(t, e.pipeline.targetAddresses(), "There are: ")), nil))
 		}
 	}
 	return chosen
+}
+
+// answers tells whether a target names the instance.
+func (inst *instance) answers(target string) bool {
+	return matchAddress(target, inst.block.address()) || matchAddress(target, inst.address) ||
+		matchAddress(target, strings.ReplaceAll(inst.address, `"`, ""))
+}
+
+// needed are the addresses of what targets name and of what that depends on, as far as the offline evaluation tells: the
+// files of one device's artifact should not have to exist when another device's is asked for. nil means that it does not
+// tell, or that everything is needed.
+func (p *Pipeline) needed(targets []string) map[string]bool {
+	out := make(map[string]bool)
+	var add func(inst *instance)
+	add = func(inst *instance) {
+		if inst == nil || out[inst.address] {
+			return
+		}
+		out[inst.address] = true
+		for _, need := range inst.action(Kind(inst.block.schema.Kind)).DependsOn {
+			add(p.checked.instances[need])
+		}
+	}
+	for _, kind := range actionKinds {
+		for _, b := range p.byKind[string(kind)] {
+			if p.checked.blocks[b] == nil && b.forEach != nil {
+				return nil // its keys need the file system or a variable
+			}
+			for _, inst := range p.checked.blocks[b] {
+				if slices.ContainsFunc(targets, inst.answers) {
+					add(inst)
+				}
+			}
+		}
+	}
+	if len(targets) == 0 {
+		return nil
+	}
+	return out
+}
+
+// targetAddresses are what targets can name, as far as the offline evaluation tells.
+func (p *Pipeline) targetAddresses() []string {
+	var out []string
+	for _, address := range keys(p.checked.instances) {
+		if slices.Contains(actionKinds, Kind(p.checked.instances[address].block.schema.Kind)) {
+			out = append(out, address)
+		}
+	}
+	return out
+}
+
+// leaveOut tells whether an instance of for_each is beside the point of the plan.
+func (e *evaluator) leaveOut(inst *instance) bool {
+	if e.only == nil || e.only[inst.address] || !slices.Contains(actionKinds, Kind(inst.block.schema.Kind)) {
+		return false
+	}
+	e.skipped = true
+	return true
 }
 
 // matchAddress matches a glob with * and ?, which stand for any characters; brackets stand for themselves.

@@ -442,6 +442,20 @@ var functionDocs = []struct {
 		{"semver::parse", "an object with `major`, `minor`, `patch`, `prerelease` and `build`; a `v` in front is taken"},
 		{"semver::satisfies", "whether a version meets a constraint such as `\"~> 1.2\"`, in the form of `required_version`"},
 	}},
+	{"Git", []functionDoc{
+		{"git::branch", "name of the branch, or null when none is checked out"},
+		{"git::commit", "the commit's hash, or as much of it as `length` says (from 4)"},
+		{"git::commit_time", "time of the commit, as 2026-01-31T12:00:00Z"},
+		{"git::describe", "`git describe --tags`: the last tag, and how far the commit is from it; `pattern` is a glob that the tag must match"},
+		{"git::dirty", "whether files that git knows have changes that are not committed"},
+	}},
+	{"Outputs of builds", []functionDoc{
+		{"elf_machine", "for which processor an ELF file is, as `architecture` of a device type has it"},
+		{"fs::type", "the file system in an image file: `ext4`, `squashfs`, `erofs` or `vfat`; null for anything else"},
+		{"fs::used", "how many bytes of a file system image (ext4, squashfs, erofs) are in use"},
+		{"yocto::package_version", "version of a package in the image of a yocto source"},
+		{"yocto::testdata", "a variable of the build, from the `.testdata.json` of a yocto source"},
+	}},
 	{"Files and paths", []functionDoc{
 		{"abspath", "absolute, seen from the pipeline's directory"},
 		{"basename", "the last part of a path"},
