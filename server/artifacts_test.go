@@ -234,7 +234,7 @@ func TestRefusedUploads(t *testing.T) {
 		"flipped bit":      {[]string{"artifact", string(flipped)}, 400, "checksum of data/0000/payload differs"},
 		"truncated":        {[]string{"artifact", good[:len(good)/2]}, 400, "too early"},
 		"empty":            {[]string{"artifact", ""}, 400, "artifact"},
-		"not an artifact":  {[]string{"artifact", strings.Repeat("x", 4096)}, 400, "not a valid artifact"},
+		"not an artifact":  {[]string{"artifact", strings.Repeat("x", 4096)}, 400, "not a Mender artifact"},
 		"wrong size":       {[]string{"size", "12", "artifact", good}, 400, "size part says 12"},
 		"size no number":   {[]string{"size", "many", "artifact", good}, 400, "size is not"},
 		"size beyond":      {[]string{"size", "999999999", "artifact", good}, 413, "larger than this server takes"},
