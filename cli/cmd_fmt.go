@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/rogpeppe/go-internal/diff"
@@ -20,7 +22,7 @@ import (
 const maxSource = 8 << 20
 
 type fmtOptions struct {
-	check, diff bool
+	check, diff, recursive bool
 }
 
 func (a *app) fmtCommand() *cobra.Command {
@@ -30,15 +32,17 @@ func (a *app) fmtCommand() *cobra.Command {
 		Short:   "Write pipeline files in their canonical form",
 		GroupID: groupMain,
 		Long: `Write pipeline files in their canonical form, in place. Without arguments all files of the pipeline; "-" formats
-stdin to stdout. Prints the names of the files it changed.`,
+stdin to stdout. Prints the names of the files it changed. Files of variables (*.twinkeelvars.hcl) are formatted, too.`,
 		RunE: func(_ *cobra.Command, args []string) error { return a.runFmt(o, args) },
 	}
 	c.Flags().BoolVar(&o.check, "check", false, "change nothing; exit with 3 when a file is not in canonical form")
 	c.Flags().BoolVar(&o.diff, "diff", false, "show what changes")
+	c.Flags().BoolVar(&o.recursive, "recursive", false, "also format what is in the directories below; those that begin with a dot are left out")
 	return c
 }
 
 func (a *app) runFmt(o fmtOptions, args []string) error {
+	defer patientGC()()
 	if len(args) == 1 && args[0] == "-" {
 		return a.fmtStdin(o)
 	}
@@ -51,7 +55,7 @@ func (a *app) runFmt(o fmtOptions, args []string) error {
 		if info, err := os.Stat(arg); err != nil {
 			return withoutOperation(err)
 		} else if info.IsDir() {
-			if files, err = pipeline.SourceFiles(arg); err != nil {
+			if files, err = filesToFormat(arg, o.recursive); err != nil {
 				return err
 			}
 		}
@@ -77,6 +81,53 @@ func (a *app) runFmt(o fmtOptions, args []string) error {
 		return &exitError{code: exitVerify}
 	}
 	return nil
+}
+
+// maxDirs is how many directories are searched for files to format.
+const maxDirs = 100_000
+
+// filesToFormat lists the files of the pipeline in dir, and with below those of the directories in it. There must be some.
+func filesToFormat(dir string, below bool) ([]string, error) {
+	if !below {
+		files, err := pipeline.SourceFiles(dir)
+		return append(files, variableFiles(dir)...), err
+	}
+	var files []string
+	dirs := 0
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return withoutOperation(err)
+		case !entry.IsDir():
+			return nil
+		case path != dir && strings.HasPrefix(entry.Name(), "."):
+			return fs.SkipDir
+		}
+		if dirs++; dirs > maxDirs {
+			return fmt.Errorf("%s holds more than %d directories", dir, maxDirs)
+		}
+		if found, err := pipeline.SourceFiles(path); err == nil { // an error here is that there is none
+			files = append(files, found...)
+		}
+		files = append(files, variableFiles(path)...)
+		return nil
+	})
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("there is no file of a pipeline in %s or below", dir)
+	}
+	return files, err
+}
+
+// variableFiles are the files of variables in a directory, which have the same syntax.
+func variableFiles(dir string) []string {
+	var files []string
+	entries, _ := os.ReadDir(dir) // who asks has read it already
+	for _, entry := range entries {
+		if name := entry.Name(); !entry.IsDir() && strings.HasSuffix(name, ".twinkeelvars.hcl") && !strings.HasPrefix(name, ".") {
+			files = append(files, filepath.Join(dir, name))
+		}
+	}
+	return files
 }
 
 func (a *app) fmtFile(o fmtOptions, file string) (changed bool, err error) {
@@ -113,13 +164,16 @@ func (a *app) fmtStdin(o fmtOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.check {
-		if !bytes.Equal(src, out) {
-			return &exitError{code: exitVerify}
-		}
-		return nil
+	changed := !bytes.Equal(src, out)
+	switch {
+	case o.diff:
+		a.printf("%s", diff.Diff("old/stdin", src, "new/stdin", out))
+	case !o.check:
+		a.printf("%s", out)
 	}
-	a.printf("%s", out)
+	if o.check && changed {
+		return &exitError{code: exitVerify}
+	}
 	return nil
 }
 

@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"os"
+	"runtime/debug"
+
 	"github.com/hashicorp/hcl/v2"
 	"github.com/spf13/cobra"
 
@@ -22,7 +25,18 @@ With --json it prints diagnostics in the form of "terraform validate -json".`,
 	}
 }
 
+// patientGC lets garbage pile up while a short command runs, and returns what ends that. A file of 650 KB makes 130 MB then,
+// in three quarters of the time. Who sets GOGC has decided.
+func patientGC() (restore func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	before := debug.SetGCPercent(300)
+	return func() { debug.SetGCPercent(before) }
+}
+
 func (a *app) runValidate() error {
+	defer patientGC()()
 	p, diags := pipeline.Load(a.loadOptions())
 	var files map[string]*hcl.File
 	if p != nil {
