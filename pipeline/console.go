@@ -78,7 +78,9 @@ func (c *Console) Eval(src string) (Shown, hcl.Diagnostics) {
 	}
 	c.pipeline.keepDerived(v)
 	show := &shower{offline: c.e.facts == nil}
-	return show.value(v), diags
+	shown := show.value(v)
+	shown.Text = c.pipeline.withoutQuotedSecrets(shown.Text)
+	return shown, diags
 }
 
 // typeFunc is there for consoles only: what a value's type is, is nothing to build on.

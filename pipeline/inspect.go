@@ -77,6 +77,9 @@ func (p *Pipeline) Inspect(ctx context.Context, o InspectOptions) ([]Inspected, 
 	if diags.HasErrors() {
 		return nil, diags
 	}
+	for i := range found {
+		found[i].Text = p.withoutQuotedSecrets(found[i].Text)
+	}
 	return found, diags
 }
 
@@ -280,6 +283,18 @@ func (s *shower) unknownText() string {
 func (s *shower) value(v cty.Value) Shown {
 	s.unknown, s.sensitive = nil, nil
 	return Shown{Value: s.plain(v, ""), Unknown: s.unknown, Sensitive: s.sensitive, Text: s.text(v, 0)}
+}
+
+// withoutQuotedSecrets hides secrets in a text in which quotes changed their looks, so that a filter of output would not know
+// them: nonsensitive() lets them come as far as this.
+func (p *Pipeline) withoutQuotedSecrets(text string) string {
+	for _, secret := range p.Secrets() {
+		quoted := string(hclwrite.TokensForValue(cty.StringVal(secret)).Bytes())
+		if quoted = quoted[1 : len(quoted)-1]; quoted != secret {
+			text = strings.ReplaceAll(text, quoted, sensitiveText)
+		}
+	}
+	return text
 }
 
 // plain makes what encoding/json writes as the value.
