@@ -767,10 +767,10 @@ func TestLegacy(t *testing.T) {
 			f.outer = chain(f.outer, duplicate("manifest-augment"))
 		}, want: "follows the payload"},
 		"augmented manifest large": {spoil: augment(func(a *augmentation) { a.manifest = strings.Repeat(a.manifest, 20000) }), want: "manifest-augment: it is larger"},
-		"augmented type differs": {spoil: augment(func(a *augmentation) {
-			a.header[0].content = strings.ReplaceAll(goodInfo, "app", "other")
-			a.header[1].content = `{"type":"other"}`
-		}), want: "not that of the header"},
+		"augmented without type": {spoil: augment(func(a *augmentation) {
+			a.header[0].content = strings.ReplaceAll(goodInfo, `"app"`, "null")
+			a.header[1].content = `{"type":null}`
+		}), want: "an artifact without payload has none"},
 		"augmented script": {spoil: augment(func(a *augmentation) {
 			a.header = append(a.header[:1:1], append([]tarItem{{name: "scripts/ArtifactInstall_Enter_00"}}, a.header[1:]...)...)
 		}), want: "nobody has signed"},

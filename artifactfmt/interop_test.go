@@ -300,6 +300,7 @@ func TestWeReadLegacyMenderArtifacts(t *testing.T) {
 			"--augment-provides", "ak:av", "--augment-depends", "ad:bd", "-s", script,
 		},
 		"augmented empty": {"module-image", "-T", "app", "-f", image, "--augment-type", "app"},
+		"augmented type":  {"module-image", "-T", "app", "-f", image, "--augment-type", "other", "--augment-file", second},
 	} {
 		for _, algorithm := range []string{"", "ecdsa", "rsa"} {
 			for _, compression := range []string{"none", "gzip", "lzma"} {

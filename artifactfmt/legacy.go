@@ -1,6 +1,7 @@
 package artifactfmt
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -136,10 +137,12 @@ func (a *Reader) readAugmentHeader(first *header) (*header, error) {
 	}
 	kind, again := first.info.Payloads[0].Type, second.info.Payloads[0].Type
 	switch {
-	case (kind == nil) != (again == nil), kind != nil && *kind != *again:
-		return nil, malformed(m.Name, "its payload type is not that of the header")
+	case (kind == nil) != (again == nil):
+		return nil, malformed(m.Name, "one of the two headers names no payload type")
 	case len(second.scripts) > 0:
 		return nil, malformed(m.Name, "it has state scripts, which nobody has signed")
+	case kind != nil && *kind != *again: // mender-artifact writes that with --augment-type
+		a.warnAt(m.Name, fmt.Sprintf("it names another payload type, %q, which nobody has signed and mender-artifact goes by", *again))
 	}
 	all := *first
 	all.warnings = slices.Concat(first.warnings, second.warnings)
