@@ -26,10 +26,10 @@ func doing(s *Step) string {
 func (r *runner) produce(ctx context.Context, s *Step) (*Output, error) {
 	unlock, err := r.cache.lockKey(ctx, s.cacheKey)
 	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
 	case err == nil:
 		defer unlock()
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
 	default: // nothing can be written there; building twice is only slow
 		r.warn("the cache cannot be used: " + err.Error())
 	}
