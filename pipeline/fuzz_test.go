@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/hcl/v2/hclwrite"
+
 	"github.com/twinkeel/twinkeel/internal/diag"
 )
 
@@ -28,6 +30,8 @@ func FuzzPipeline(f *testing.F) {
 		f.Add(src, false)
 	}
 	f.Add([]byte(jsonPipeline), true)
+	f.Add([]byte(manyArtifacts(60)+"locals {\nx = <<E\na {\n}\nE\n}\n/*\n}\n*/\n"), false) // read in pieces
+	f.Add([]byte(several), false)
 	for _, s := range hostile() {
 		if len(s) < 1<<16 {
 			f.Add([]byte(s), false)
@@ -62,6 +66,9 @@ func exercise(t testing.TB, name string, src []byte) {
 		again, againDiags := Format(out, name)
 		if againDiags.HasErrors() || !bytes.Equal(out, again) {
 			t.Errorf("formatting is not idempotent for %q:\n%q\n%q", src, out, again)
+		}
+		if whole := hclwrite.Format(bytes.TrimPrefix(src, byteOrderMark)); !isJSON(name) && !bytes.Equal(out, whole) {
+			t.Errorf("formatting in pieces differs for %q:\n%q\n%q", src, out, whole)
 		}
 	}
 	_, _ = p.Outputs(t.Context(), OutputOptions{FS: world()})
