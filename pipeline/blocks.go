@@ -459,8 +459,10 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 	p.Directory, p.Destination = e.pipeline.abs(b.text("directory")), b.text("destination")
 	p.FileName, p.Mode, p.KeepOwners = b.text("file_name"), b.text("mode"), b.flag("keep_owners")
 	p.Images, p.Project, p.Platform, p.RunArgs = b.texts("images"), b.text("project"), b.text("platform"), b.text("run_args")
-	if b.has("directory") {
-		e.mustExist(b.text("directory"), *b.rangeOf("directory"))
+	if b.has("directory") && e.facts != nil {
+		if err := e.facts.directory(b.text("directory")); err != nil {
+			e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("directory")))
+		}
 	}
 	for _, list := range []struct {
 		name string
