@@ -86,6 +86,7 @@ bench-artifact: host ## artifacts by us and by mender-artifact side by side, in 
 .PHONY: bench-pipeline
 bench-pipeline: host ## a build of 4 GiB with nothing to do, and what else has a bound in time
 	@scripts/bench-build.sh
+	@scripts/bench-pipeline.sh
 
 .PHONY: golden
 golden: ## rewrite golden files and generated documentation
