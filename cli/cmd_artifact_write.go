@@ -126,7 +126,7 @@ func (a *app) runArtifactWrite(ctx context.Context, o writeOptions) error {
 	}
 	spec, err := a.artifactSpec(ctx, &o)
 	if o.close != nil {
-		defer o.close()
+		defer func() { _ = o.close() }() // it was only read
 	}
 	if err != nil {
 		return err
