@@ -104,7 +104,7 @@ func readPrivateFile(path string) ([]byte, error) {
 	}
 	// A pipe, such as bash's <(…), has no permissions that mean something.
 	mode := info.Mode()
-	if mode.IsRegular() && runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 && bytes.Contains(data, []byte("PRIVATE KEY")) {
+	if mode.IsRegular() && runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 && !isPublic(data) {
 		clear(data)
 		return nil, &KeyError{
 			Path:   path,
@@ -113,6 +113,11 @@ func readPrivateFile(path string) ([]byte, error) {
 		}
 	}
 	return data, nil
+}
+
+// isPublic tells a public key, given by mistake: its mode does not matter, and what is wrong with it is something else.
+func isPublic(data []byte) bool {
+	return bytes.Contains(data, []byte("PUBLIC KEY-----")) && !bytes.Contains(data, []byte("PRIVATE KEY"))
 }
 
 // parsePrivate finds the one private key in a PEM file. Other blocks before it, such as "EC PARAMETERS", which openssl
