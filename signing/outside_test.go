@@ -178,6 +178,9 @@ func FuzzSignature(f *testing.F) {
 			if err != nil || len(raw) != signatureSize(public) {
 				t.Fatalf("%d bytes, %v", len(raw), err)
 			}
+			if len(der) == 2*p256Size {
+				continue // as long as the raw form, for which it is taken; so short are r and s once in 2^48 signatures
+			}
 			if back, err := Normalize(public, der); err != nil || !bytes.Equal(back, raw) {
 				t.Errorf("%x, %v", back, err)
 			}
