@@ -130,6 +130,23 @@ func TestLanguageStaysInItsRoom(t *testing.T) {
 	}
 }
 
+// TestArchivesStayOnHosts: a device unpacks artifacts and nothing else, and the library for archives would triple its agent.
+func TestArchivesStayOnHosts(t *testing.T) {
+	t.Parallel()
+	hosts := []string{"cli", "pipeline/build", "imaging", "internal"}
+	for _, p := range packages(t) {
+		if strings.HasPrefix(p.ImportPath, module+"/cmd/twinkeel-agent") && slices.Contains(p.Deps, "github.com/mholt/archives") {
+			t.Errorf("%s reads archives", p.ImportPath)
+		}
+		if slices.Contains(p.Imports, module+"/internal/unpack") && !slices.Contains(hosts, room(p.ImportPath)) {
+			t.Errorf("%s imports internal/unpack; only %v may", p.ImportPath, hosts)
+		}
+		if slices.Contains(p.Imports, "github.com/mholt/archives") && p.ImportPath != module+"/internal/unpack" {
+			t.Errorf("%s imports the library for archives; internal/unpack bounds what it does", p.ImportPath)
+		}
+	}
+}
+
 func TestEveryPackageSaysWhatItPromises(t *testing.T) {
 	t.Parallel()
 	for _, p := range packages(t) {
