@@ -5,8 +5,9 @@
 // refuses it and names both areas that collide. [Write] fills an image after such a map, and [ReadMap] reads a map
 // back from any image, whoever made it.
 //
-// Where the formats come from: GPT is UEFI 2.10 chapter 5, written through go-diskfs 1.9.4 and read here; sgdisk 1.0.9
-// decides what is a clean table. ext4 is the kernel's Documentation/filesystems/ext4, made by mke2fs 1.47 and read here;
+// Where the formats come from: GPT is UEFI 2.10 chapter 5; MBR and its chain of extended boot records have no standard
+// but what Linux (block/partitions/msdos.c) reads and sfdisk 2.38 writes; sgdisk 1.0.9 and sfdisk decide what is a clean
+// table (docs/adr/0010). ext4 is the kernel's Documentation/filesystems/ext4, made by mke2fs 1.47 and read here;
 // vfat is made by mkfs.vfat 4.2 and mtools 4.0. docs/adr/0004 and 0005 say why each.
 package imaging
 
@@ -15,8 +16,12 @@ import (
 	"time"
 )
 
-// TableGPT is the only partition table so far.
-const TableGPT = "gpt"
+// Partition tables of a [Layout].
+const (
+	TableGPT    = "gpt"    // UEFI's GUID partition table, in front of it a protective MBR
+	TableMBR    = "mbr"    // the table in the first sector; logical partitions from the fourth on if there are more than four
+	TableHybrid = "hybrid" // a GPT whose MBR also lists up to three partitions, for boot ROMs that read nothing else
+)
 
 // File systems that a [Partition] can name. An empty name is FilesystemNone.
 const (
@@ -29,31 +34,67 @@ const (
 
 // Layout is a disk before it has offsets. The zero value of an optional field means its default.
 type Layout struct {
-	Table      string // TableGPT (default)
+	Table      string // a Table constant; default TableGPT
 	SectorSize int64  // logical sector: 512 (default) or 4096
 	Alignment  int64  // of every partition's start and of a computed disk size; default 1 MiB
 	DiskSize   int64  // 0: as small as fits
+	DiskID     string // GUID of a GPT, or 8 hex digits, the signature of an MBR; empty: derived from the image's seed
+	GPT        GPTOptions
 	Reserves   []Reserve
-	Partitions []Partition // in the order of their numbers and places
+	Partitions []Partition // in the order of their numbers
+}
+
+// GPTOptions change what a GPT looks like, for chips whose boot ROM reads its loader from where a table usually is.
+type GPTOptions struct {
+	// Entries is how many partitions the table has room for, default 128. With 56 it ends at 8 KiB, where some boot ROMs
+	// look for their loader.
+	Entries int
+	// EntriesAt is the offset of the primary table's entries; 0: right behind the header. The header stays in sector 1.
+	// Partitions come after the entries.
+	EntriesAt int64
+	NoBackup  bool // no copy at the end of the disk; the header then names itself as its own copy
 }
 
 // Reserve is an area at a fixed place outside every partition, for what a boot ROM or a boot loader looks for there.
+//
+// One at offset 0 with at most 440 bytes is the boot code of the first sector; the table keeps the rest of that sector.
 type Reserve struct {
 	Name   string
 	Offset int64
-	Size   int64
+	Size   int64 // 0: that of its content, in whole sectors; only an image, which has contents, can resolve that
+	Holes  []Span
+	Align  int64 // of Offset; default a sector, 1: any, then Size may be any as well
 }
 
-// Partition of a layout.
+// Span is an area by itself. In [Reserve].Holes its offset is that on the disk: a part of the reserve which belongs to
+// something else, such as the partition table inside a boot loader's image.
+type Span struct {
+	Offset int64 `json:"offset"`
+	Size   int64 `json:"size"`
+}
+
+// End is the offset of the first byte after the span.
+func (s Span) End() int64 { return s.Offset + s.Size }
+
+// Partition of a layout. Its size is one of Size, Percent and Rest.
 type Partition struct {
 	Name       string
+	Offset     int64 // 0: the next free place
+	Align      int64 // of the start; default the layout's Alignment
 	Size       int64
-	Filesystem string // a Filesystem constant
-	Label      string // of the file system
-	Type       string // GUID or a name of TypeNames; empty: after Filesystem and Bootable
-	Bootable   bool   // sets the legacy boot attribute, which U-Boot's distro boot looks for
-	Grow       bool   // takes the rest of DiskSize; only the last partition can
-	Slot       string // "a" or "b"
+	Percent    float64 // of DiskSize, rounded down to the alignment
+	Rest       bool    // what all others leave of DiskSize, at least Size; several share it equally
+	Filesystem string  // a Filesystem constant
+	Label      string  // of the file system
+	Type       string  // GUID or a name of TypeNames; empty: after Filesystem and Bootable
+	UUID       string  // GUID of the partition (PARTUUID), GPT only; empty: derived from the image's seed
+	Attributes []string // GPT only: names of AttributeNames or numbers of bits
+	Bootable   bool     // sets GPT's legacy boot attribute, which U-Boot's distro boot looks for, or MBR's active flag
+	Grow       bool     // takes the rest of DiskSize, if there is one; only the last partition can
+	Slot       string   // "a" or "b"
+	MBRType    string   // hex byte or a name of MBRTypeNames; MBR and hybrid only; empty: after Type and Filesystem
+	Logical    bool     // MBR only: inside the extended partition. If none is, those from the fourth on are, when there are more than four
+	InMBR      bool     // hybrid only: listed in the MBR too
 }
 
 // Image is what [Write] writes.
@@ -93,10 +134,19 @@ type TreeFile struct {
 
 // Kinds of a [Region].
 const (
-	KindTable       = "table"        // protective MBR and primary GPT
+	KindTable       = "table"        // the MBR with the primary GPT, the GPT's entries if they are elsewhere, or an extended boot record
 	KindReserve     = "reserve"      // a Reserve of the layout
 	KindPartition   = "partition"    // a partition
 	KindBackupTable = "backup-table" // the GPT's copy at the end of the disk
+	KindExtended    = "extended"     // the extended partition of an MBR, which is around others and therefore not among Map.Regions
+)
+
+// Names of regions of the kinds KindTable and KindBackupTable.
+const (
+	regionGPT        = "gpt"
+	regionGPTEntries = "gpt-entries" // when they are not behind the header
+	regionMBR        = "mbr"
+	regionEBR        = "ebr" // Number is that of its logical partition
 )
 
 // Map is a disk with every area in its place, ordered by offset.
@@ -104,26 +154,54 @@ type Map struct {
 	Table      string   `json:"table"`
 	SectorSize int64    `json:"sector_size"`
 	Size       int64    `json:"size"`
-	UUID       string   `json:"uuid,omitempty"` // of the disk
-	Regions    []Region `json:"regions"`
-	// Damaged is set by ReadMap when one of the two tables is bad: "primary" or "backup".
+	UUID       string   `json:"uuid,omitempty"`      // of the disk, GPT and hybrid
+	Signature  string   `json:"signature,omitempty"` // of the disk, 8 hex digits, MBR and hybrid
+	Entries    int      `json:"entries,omitempty"`   // of the GPT, when they are not 128
+	NoBackup   bool     `json:"no_backup,omitempty"` // a GPT without a copy, on purpose
+	Regions    []Region `json:"regions"`             // none shares a byte with another, except that one may be in a hole of another
+	// Extended is the partition of an MBR that is around the logical ones and their boot records.
+	Extended *Region `json:"extended,omitempty"`
+	// Damaged is set by ReadMap when a part of the table is bad: "primary" or "backup" for one of the two GPTs,
+	// "extended" when the chain of logical partitions breaks off, so that more may have been there.
 	Damaged string `json:"damaged,omitempty"`
 }
 
 // Region is an area of a disk.
 type Region struct {
-	Kind           string `json:"kind"`
-	Name           string `json:"name"`
-	Number         int    `json:"number,omitempty"` // of a partition, from 1
-	Offset         int64  `json:"offset"`
-	Size           int64  `json:"size"`
-	Type           string `json:"type,omitempty"`       // GUID, lower case
-	UUID           string `json:"uuid,omitempty"`       // of the partition (PARTUUID), lower case
-	Filesystem     string `json:"filesystem,omitempty"` // wanted by the layout, or found by ReadMap
-	Label          string `json:"label,omitempty"`      // of the file system
-	FilesystemUUID string `json:"filesystem_uuid,omitempty"`
-	Bootable       bool   `json:"bootable,omitempty"`
-	Slot           string `json:"slot,omitempty"`
+	Kind           string   `json:"kind"`
+	Name           string   `json:"name"`
+	Number         int      `json:"number,omitempty"` // of a partition, from 1
+	Offset         int64    `json:"offset"`
+	Size           int64    `json:"size"`
+	Holes          []Span   `json:"holes,omitempty"`    // of a reserve: what of it belongs to others; see Pieces
+	Type           string   `json:"type,omitempty"`     // GUID, lower case
+	MBRType        string   `json:"mbr_type,omitempty"` // two hex digits, of what an MBR lists
+	UUID           string   `json:"uuid,omitempty"`     // of the partition (PARTUUID), lower case
+	Attributes     []string `json:"attributes,omitempty"`
+	Filesystem     string   `json:"filesystem,omitempty"` // wanted by the layout, or found by ReadMap
+	Label          string   `json:"label,omitempty"`      // of the file system
+	FilesystemUUID string   `json:"filesystem_uuid,omitempty"`
+	Bootable       bool     `json:"bootable,omitempty"`
+	Logical        bool     `json:"logical,omitempty"`
+	InMBR          bool     `json:"in_mbr,omitempty"` // of a hybrid
+	Slot           string   `json:"slot,omitempty"`
+}
+
+// Pieces are the parts of the region that belong to it and to nobody else: all of it but its holes. Whoever writes a
+// region's content writes these and skips what is in between.
+func (r Region) Pieces() []Span {
+	var out []Span
+	at := r.Offset
+	for _, h := range r.Holes { // sorted
+		if h.Offset > at {
+			out = append(out, Span{at, h.Offset - at})
+		}
+		at = h.End()
+	}
+	if at < r.End() {
+		out = append(out, Span{at, r.End() - at})
+	}
+	return out
 }
 
 // End is the offset of the first byte after the region.

@@ -307,7 +307,7 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 		Signer: result[*Signer](e, b.text("signer")), Provenance: b.flag("provenance"), SBOM: e.pipeline.abs(b.text("sbom")),
 	}
 	inst.result = a
-	rel := path.Join(filepath.ToSlash(e.out()), "artifacts", outputName(inst)+".mender")
+	rel := path.Join(filepath.ToSlash(e.out()), "artifacts", inst.block.home.folder, labelled(inst)+".mender")
 	a.Path = e.pipeline.abs(rel)
 	for i, script := range b.texts("scripts") {
 		a.Scripts = append(a.Scripts, e.pipeline.abs(script))
@@ -570,7 +570,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	b := inst.body
 	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server"))}
 	inst.result = im
-	rel := path.Join(filepath.ToSlash(e.out()), "images", im.Name+".img")
+	rel := path.Join(filepath.ToSlash(e.out()), "images", inst.block.home.folder, labelled(inst)+".img")
 	im.Path = e.pipeline.abs(rel)
 	device := result[*DeviceType](e, b.text("device_type"))
 	if device != nil {
@@ -931,18 +931,27 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// outputName is the name of what an instance makes: its label, with the key of for_each.
+// outputName is the name of what an instance makes: its label, with the module before it and the key of for_each after it.
 func outputName(inst *instance) string {
+	return strings.ReplaceAll(path.Join(inst.block.home.folder, labelled(inst)), "/", "-")
+}
+
+// labelled is the label with the key of for_each.
+func labelled(inst *instance) string {
 	if !inst.keyed {
 		return inst.block.name
 	}
-	clean := strings.Map(func(r rune) rune {
+	return inst.block.name + "-" + cleanName(inst.key)
+}
+
+// cleanName makes a key fit for a file name.
+func cleanName(key string) string {
+	return strings.Map(func(r rune) rune {
 		if validName.MatchString(string(r)) {
 			return r
 		}
 		return '-'
-	}, inst.key)
-	return inst.block.name + "-" + clean
+	}, key)
 }
 
 // out is the directory of outputs as written.

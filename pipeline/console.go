@@ -58,7 +58,7 @@ func (c *Console) Eval(src string) (Shown, hcl.Diagnostics) {
 	if diags.HasErrors() {
 		return Shown{}, diags
 	}
-	check := &referenceChecker{pipeline: c.pipeline}
+	check := &referenceChecker{module: c.pipeline.module}
 	check.expression(expr, nil)
 	for _, t := range expr.Variables() { // the next expression has other references in the same places
 		delete(c.pipeline.badRefs, t.SourceRange())

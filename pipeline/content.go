@@ -84,8 +84,6 @@ func suggestKind(kind string) string {
 		return " Did you mean device_type?"
 	case "local":
 		return " Did you mean locals?"
-	case "module":
-		return " Modules are not supported; all files of one directory make one pipeline."
 	}
 	return suggestion(kind, language.kinds(), "Known: ")
 }

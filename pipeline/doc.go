@@ -37,6 +37,11 @@
 // The actions of a plan get their edges from the values, not from the text of the expressions: of the two signers in a
 // conditional, the plan names the one that was chosen.
 //
+// # Modules
+//
+// A directory that a block module names is read once, and each call makes an instance of it (module.go). A symbol belongs
+// to an instance, so the one evaluator finds the values of all of them, and a cycle is seen also when it runs through several.
+//
 // # Limits
 //
 // Pipelines may come from anywhere, so parsing is bounded before it begins (nesting.go: HCL recurses without a limit and Go

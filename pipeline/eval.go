@@ -38,6 +38,8 @@ type evaluator struct {
 	stack     []waiting
 	instances map[string]*instance // by address
 	blocks    map[*block][]*instance
+	callees   map[*block][]*module // instances that a module block makes
+	calls     map[string]*call     // how, by the instance's prefix
 	reported  map[string]bool
 	work      int // size of all values so far, see maxWork
 	diags     hcl.Diagnostics
@@ -116,12 +118,13 @@ func (b *body) all(kind string) []*nestedBody {
 
 // scope holds the names that only a part of the pipeline sees.
 type scope struct {
+	module    *module
 	each      map[string]cty.Value // each, and iterators of dynamic blocks
 	functions *hcl.EvalContext
 }
 
 func (s *scope) with(name string, v cty.Value) *scope {
-	inner := &scope{each: make(map[string]cty.Value, len(s.each)+1), functions: s.functions}
+	inner := &scope{module: s.module, each: make(map[string]cty.Value, len(s.each)+1), functions: s.functions}
 	for n, x := range s.each {
 		inner.each[n] = x
 	}
@@ -134,6 +137,7 @@ func newEvaluator(ctx context.Context, p *Pipeline, fsys FileSystem, needVariabl
 		pipeline: p, needVariables: needVariables,
 		values: make(map[symbol]*symbolValue), instances: make(map[string]*instance),
 		blocks: make(map[*block][]*instance), reported: make(map[string]bool),
+		callees: make(map[*block][]*module), calls: make(map[string]*call),
 	}
 	if fsys != nil {
 		e.facts = &facts{ctx: ctx, fs: fsys, dir: p.dir}
@@ -145,8 +149,12 @@ func newEvaluator(ctx context.Context, p *Pipeline, fsys FileSystem, needVariabl
 	return e
 }
 
-func (e *evaluator) globalScope() *scope  { return &scope{functions: e.functions} }
-func (e *evaluator) defaultScope() *scope { return &scope{functions: e.defaults} }
+// globalScope is that of the pipeline's root, scopeIn that of a module.
+func (e *evaluator) globalScope() *scope { return e.scopeIn(e.pipeline.module) }
+
+func (e *evaluator) scopeIn(m *module) *scope { return &scope{module: m, functions: e.functions} }
+
+func (e *evaluator) defaultScope(m *module) *scope { return &scope{module: m, functions: e.defaults} }
 
 // report adds a diagnostic, once: the instances of a block repeat their mistakes.
 func (e *evaluator) report(d *hcl.Diagnostic) {
@@ -284,14 +292,19 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 			put(cty.DynamicVal, name)
 			continue
 		}
-		if e.pipeline.badRefs[t.SourceRange()] { // reported when the pipeline was loaded
+		if sc.module.badRefs[t.SourceRange()] { // reported when the pipeline was loaded
 			root(name).spoil()
 			continue
 		}
-		ref, d := e.pipeline.parseReference(t)
+		ref, d := sc.module.parseReference(t)
 		if d != nil {
 			e.report(d)
 			root(name).spoil()
+			continue
+		}
+		ref.symbol.in = sc.module.prefix
+		if b, output := sc.module.outputBehind(ref); output != "" {
+			put(e.outputOf(b, output, t.SourceRange()), "module", b.name, output)
 			continue
 		}
 		found := e.symbol(ref.symbol, t.SourceRange())
@@ -331,7 +344,7 @@ func (e *evaluator) symbol(s symbol, from hcl.Range) *symbolValue {
 	if len(e.stack) > maxChain {
 		e.report(fault("Chain of references too long", fmt.Sprintf("More than %d values wait for each other here.", maxChain), from.Ptr()))
 		entry.value = cty.DynamicVal
-	} else if b := e.pipeline.blocks[s.String()]; b != nil && s.name != "" {
+	} else if b := e.pipeline.modules[s.in].blocks[s.local()]; b != nil && s.name != "" && s.root != "module" {
 		entry.build = e.block(b)
 	} else {
 		entry.value = e.find(s)
@@ -346,21 +359,27 @@ func (e *evaluator) symbol(s symbol, from hcl.Range) *symbolValue {
 
 // find returns the value of a symbol other than a block.
 func (e *evaluator) find(s symbol) cty.Value {
-	p := e.pipeline
+	m := e.pipeline.modules[s.in]
 	switch s.root {
 	case "var":
-		return e.variable(p.variables[s.name])
+		return e.variable(m, m.variables[s.name])
 	case "local":
-		v, _ := e.value(p.locals[s.name].Expr, e.globalScope())
-		p.keepDerived(v)
+		v, _ := e.value(m.locals[s.name].Expr, e.scopeIn(m))
+		e.pipeline.keepDerived(v)
 		return v
 	case "path":
-		if s.name == "root" {
-			return cty.StringVal(".")
-		}
-		return cty.StringVal(e.outDir())
+		return cty.StringVal(e.path(m, s.name))
 	case "twinkeel":
-		return cty.StringVal(p.version)
+		return cty.StringVal(e.pipeline.version)
+	case metaForEach:
+		e.call(m.blocks[s.name])
+		return cty.DynamicVal
+	case "output":
+		return e.moduleOutput(m, s.name)
+	case "module":
+		if s.name != "" {
+			return e.moduleValue(m.blocks[s.local()])
+		}
 	}
 	return e.wholeKind(s)
 }
@@ -371,14 +390,13 @@ func (e *evaluator) wholeKind(s symbol) cty.Value {
 	attrs := make(map[string]cty.Value)
 	if schema.typed() && s.typ == "" {
 		for _, t := range schema.Types {
-			attrs[t.Name] = e.wholeKind(symbol{root: s.root, typ: t.Name})
+			attrs[t.Name] = e.wholeKind(symbol{in: s.in, root: s.root, typ: t.Name})
 		}
 		return cty.ObjectVal(attrs)
 	}
-	for _, b := range e.pipeline.byKind[s.root] {
+	for _, b := range e.pipeline.modules[s.in].byKind[s.root] {
 		if b.typ == s.typ {
-			sym := symbol{root: s.root, typ: s.typ, name: b.name}
-			attrs[b.name] = e.symbol(sym, b.rng).get()
+			attrs[b.name] = e.symbol(b.symbol(), b.rng).get()
 		}
 	}
 	return cty.ObjectVal(attrs)
@@ -412,6 +430,20 @@ func (e *evaluator) reportCycle(s symbol, from hcl.Range) {
 	e.report(fault("Cycle", strings.TrimRight(text.String(), "\n"), from.Ptr()))
 }
 
+// path is the value of path.NAME in a module.
+func (e *evaluator) path(m *module, name string) string {
+	switch name {
+	case "root":
+		return "."
+	case "module":
+		return m.source
+	}
+	if m.prefix != "" {
+		return e.out()
+	}
+	return e.outDir()
+}
+
 // outDir is where outputs go, as written.
 func (e *evaluator) outDir() string {
 	for _, b := range e.pipeline.others["twinkeel"] {
@@ -436,15 +468,14 @@ func (e *evaluator) block(b *block) func() cty.Value {
 	}
 	if b.forEach == nil {
 		inst := &instance{block: b, address: b.address()}
-		e.evaluate(inst, e.globalScope())
+		e.evaluate(inst, e.scopeIn(b.home))
 		e.blocks[b] = []*instance{inst}
 		return inst.value
 	}
-	items, known, ok := e.forEach(b.forEach.Expr, e.globalScope())
+	items, known, ok := e.forEach(b.forEach.Expr, e.scopeIn(b.home))
 	if !ok || !known { // check once what does not depend on the key
 		inst := &instance{block: b, address: b.address() + "[…]"}
-		each := cty.ObjectVal(map[string]cty.Value{"key": cty.UnknownVal(cty.String), "value": cty.DynamicVal})
-		e.evaluate(inst, e.globalScope().with("each", each))
+		e.evaluate(inst, e.scopeIn(b.home).with("each", unknownEach()))
 		return func() cty.Value { return cty.UnknownVal(cty.Map(object)) }
 	}
 	for _, item := range items {
@@ -452,8 +483,7 @@ func (e *evaluator) block(b *block) func() cty.Value {
 		if e.leaveOut(inst) {
 			continue
 		}
-		each := cty.ObjectVal(map[string]cty.Value{"key": cty.StringVal(item.key), "value": item.value})
-		e.evaluate(inst, e.globalScope().with("each", each))
+		e.evaluate(inst, e.scopeIn(b.home).with("each", eachOf(item)))
 		e.blocks[b] = append(e.blocks[b], inst)
 	}
 	return func() cty.Value {
@@ -475,6 +505,15 @@ func (e *evaluator) block(b *block) func() cty.Value {
 type item struct {
 	key   string
 	value cty.Value
+}
+
+func eachOf(i item) cty.Value {
+	return cty.ObjectVal(map[string]cty.Value{"key": cty.StringVal(i.key), "value": i.value})
+}
+
+// unknownEach stands for any key.
+func unknownEach() cty.Value {
+	return cty.ObjectVal(map[string]cty.Value{"key": cty.UnknownVal(cty.String), "value": cty.DynamicVal})
 }
 
 // forEach evaluates a for_each. Keys become parts of addresses and file names, so they must be known and no secret.
@@ -810,12 +849,12 @@ func (e *evaluator) labelled(kinds []string, name string) string {
 }
 
 // assert checks a condition block; where it stands in the file is the subject unless one is given.
-func (e *evaluator) assert(c *content, summary string, subject *hcl.Range) {
+func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.Range) {
 	condition, message := c.attrs["condition"], c.attrs["error_message"]
 	if condition == nil || message == nil {
 		return
 	}
-	sc := e.globalScope()
+	sc := e.scopeIn(m)
 	v, ctx, ok := e.valueIn(condition.Expr, sc)
 	if !ok {
 		return
@@ -858,38 +897,47 @@ func orNull(v cty.Value) cty.Value {
 
 // everything evaluates all there is.
 func (e *evaluator) everything() {
-	p := e.pipeline
-	for _, name := range keys(p.variables) {
-		e.symbol(symbol{root: "var", name: name}, p.variables[name].rng)
-	}
-	e.validateVariables()
-	for _, name := range p.localNames {
-		e.symbol(symbol{root: "local", name: name}, p.locals[name].NameRange)
-	}
 	e.symbol(symbol{root: "path", name: "out"}, hcl.Range{})
-	for _, kind := range language.kinds() {
-		for _, b := range p.byKind[kind] {
-			e.symbol(symbol{root: kind, typ: b.typ, name: b.name}, b.rng)
+	modules := e.everyModule()
+	for _, m := range modules {
+		e.checkVariables(m)
+		for _, name := range m.localNames {
+			e.symbol(symbol{in: m.prefix, root: "local", name: name}, m.locals[name].NameRange)
+		}
+	}
+	for _, m := range modules {
+		for _, kind := range language.kinds() {
+			for _, b := range m.byKind[kind] {
+				e.symbol(b.symbol(), b.rng)
+			}
 		}
 	}
 	e.checks()
-	for _, b := range p.others["output"] {
-		e.output(b)
+	for _, m := range modules {
+		for _, b := range m.others["output"] {
+			if m.prefix == "" {
+				e.output(b)
+			} else {
+				e.symbol(symbol{in: m.prefix, root: "output", name: b.name}, b.rng)
+			}
+		}
 	}
 }
 
 // checks evaluates the check blocks.
 func (e *evaluator) checks() {
-	for _, b := range e.pipeline.others["check"] {
-		if b.content == nil {
-			continue
-		}
-		for _, n := range b.content.nested {
-			if n.dynamic != nil {
-				e.report(fault("Wrong dynamic block", "Assertions cannot be dynamic.", n.rng.Ptr()))
+	for _, m := range e.everyModule() {
+		for _, b := range m.others["check"] {
+			if b.content == nil {
 				continue
 			}
-			e.assert(n.content, "Check failed", nil)
+			for _, n := range b.content.nested {
+				if n.dynamic != nil {
+					e.report(fault("Wrong dynamic block", "Assertions cannot be dynamic.", n.rng.Ptr()))
+					continue
+				}
+				e.assert(m, n.content, "Check failed", nil)
+			}
 		}
 	}
 }

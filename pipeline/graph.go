@@ -37,8 +37,10 @@ func (p *Pipeline) ValueGraph(targets []string) (*Graph, hcl.Diagnostics) {
 	}
 	g := &Graph{Nodes: []GraphNode{}, Edges: []GraphEdge{}}
 	all := p.everyValue()
-	for _, b := range p.others["check"] {
-		all = append(all, named{b.address(), symbol{}, b, b.rng})
+	for _, m := range p.checked.everyModule() {
+		for _, b := range m.others["check"] {
+			all = append(all, named{m, b.address(), symbol{}, b, b.rng})
+		}
 	}
 	edges := make(map[GraphEdge]bool)
 	for _, n := range all {
@@ -58,16 +60,26 @@ func (p *Pipeline) referredTo(n named) []string {
 	var found []string
 	expression := func(expr hcl.Expression) {
 		for _, t := range expr.Variables() {
-			found = append(found, p.behind(t)...)
+			found = append(found, n.module.behind(t)...)
 		}
 	}
 	switch n.symbol.root {
 	case "var":
-		for _, v := range p.variables[n.symbol.name].validations {
+		found = append(found, p.behindInput(n)...)
+		for _, v := range n.module.variables[n.symbol.name].validations {
 			eachExpression(v, expression)
 		}
 	case "local":
-		expression(p.locals[n.symbol.name].Expr)
+		expression(n.module.locals[n.symbol.name].Expr)
+	case "module":
+		if n.block.forEach != nil {
+			expression(n.block.forEach.Expr)
+		}
+		for _, m := range p.checked.callees[n.block] {
+			for _, out := range m.others["output"] {
+				found = append(found, out.address())
+			}
+		}
 	default:
 		if n.block.forEach != nil {
 			expression(n.block.forEach.Expr)
@@ -75,6 +87,26 @@ func (p *Pipeline) referredTo(n named) []string {
 		eachExpression(n.block.content, expression)
 	}
 	return slices.DeleteFunc(found, func(to string) bool { return to == n.address && n.symbol.root == "var" }) // its own validation
+}
+
+// behindInput returns what the value refers to that a module's variable is given.
+func (p *Pipeline) behindInput(n named) []string {
+	c := p.checked.calls[n.module.prefix]
+	if c == nil {
+		return nil
+	}
+	expr := c.inputs[n.symbol.name]
+	if expr == nil && c.inputs == nil {
+		expr = c.block.content.attrs["inputs"].Expr
+	}
+	if expr == nil {
+		return nil
+	}
+	var found []string
+	for _, t := range expr.Variables() {
+		found = append(found, c.scope.module.behind(t)...)
+	}
+	return found
 }
 
 // eachExpression calls fn for every expression of a block and of those in it.
@@ -100,19 +132,23 @@ func eachExpression(c *content, fn func(hcl.Expression)) {
 
 // behind returns the addresses that a reference is about: one, or those of all blocks of a kind. A name that a dynamic
 // block or a for expression binds is none.
-func (p *Pipeline) behind(t hcl.Traversal) []string {
+func (m *module) behind(t hcl.Traversal) []string {
 	if root := t.RootName(); !rootNames[root] || root == "each" || root == "path" || root == "twinkeel" {
 		return nil
 	}
-	ref, d := p.parseReference(t)
+	ref, d := m.parseReference(t)
 	if d != nil {
 		return nil
+	}
+	ref.symbol.in = m.prefix
+	if b, output := m.outputBehind(ref); output != "" {
+		return []string{b.address() + ".output." + output}
 	}
 	if s := ref.symbol; s.name != "" {
 		return []string{s.String()}
 	}
 	var all []string
-	for _, b := range p.byKind[ref.symbol.root] {
+	for _, b := range m.byKind[ref.symbol.root] {
 		if ref.symbol.typ == "" || b.typ == ref.symbol.typ {
 			all = append(all, b.address())
 		}

@@ -98,6 +98,7 @@ func (p *Pipeline) looker(ctx context.Context, fsys FileSystem, offline bool, bu
 
 // named is something that has an address and a value.
 type named struct {
+	module  *module
 	address string
 	symbol  symbol
 	block   *block // nil for variables and local values
@@ -116,20 +117,31 @@ func (n named) kind() string {
 
 // everyValue lists what has a value: variables by name, all others as they stand.
 func (p *Pipeline) everyValue() []named {
+	_ = p.Validate() // finds the instances of modules
 	var all []named
-	for _, name := range keys(p.variables) {
-		all = append(all, named{"var." + name, symbol{root: "var", name: name}, nil, p.variables[name].rng})
+	for _, m := range p.checked.everyModule() {
+		all = append(all, m.everyValue()...)
 	}
-	for _, name := range p.localNames {
-		all = append(all, named{"local." + name, symbol{root: "local", name: name}, nil, p.locals[name].NameRange})
+	return all
+}
+
+func (m *module) everyValue() []named {
+	var all []named
+	for _, name := range keys(m.variables) {
+		s := symbol{in: m.prefix, root: "var", name: name}
+		all = append(all, named{m, s.String(), s, nil, m.variables[name].rng})
+	}
+	for _, name := range m.localNames {
+		s := symbol{in: m.prefix, root: "local", name: name}
+		all = append(all, named{m, s.String(), s, nil, m.locals[name].NameRange})
 	}
 	for _, kind := range language.kinds() {
-		for _, b := range p.byKind[kind] {
-			all = append(all, named{b.address(), symbol{root: kind, typ: b.typ, name: b.name}, b, b.rng})
+		for _, b := range m.byKind[kind] {
+			all = append(all, named{m, b.address(), b.symbol(), b, b.rng})
 		}
 	}
-	for _, b := range p.others["output"] {
-		all = append(all, named{b.address(), symbol{}, b, b.rng})
+	for _, b := range m.others["output"] {
+		all = append(all, named{m, b.address(), symbol{}, b, b.rng})
 	}
 	return all
 }
@@ -200,10 +212,14 @@ func (e *evaluator) look(n named) []Inspected {
 		one.Shown = show.value(v)
 		return []Inspected{one}
 	case n.block == nil:
-		if g := e.pipeline.given[n.symbol.name]; g != nil && n.symbol.root == "var" {
-			one.Origin = g.origin
+		if n.symbol.root == "var" {
+			one.Origin = e.origin(n)
 		}
 		one.Shown = show.value(e.symbol(n.symbol, n.rng).value)
+		return []Inspected{one}
+	}
+	if n.symbol.root == "module" {
+		one.Shown = show.value(e.symbol(n.symbol, n.rng).get())
 		return []Inspected{one}
 	}
 	e.symbol(n.symbol, n.rng)
@@ -228,6 +244,19 @@ func (e *evaluator) look(n named) []Inspected {
 	return found
 }
 
+// origin tells where a variable was given its value; empty for its default.
+func (e *evaluator) origin(n named) string {
+	if g := e.pipeline.given[n.symbol.name]; g != nil && n.module.prefix == "" {
+		return g.origin
+	}
+	if c := e.calls[n.module.prefix]; c != nil {
+		if at := c.rangeOf(n.symbol.name); at != c.block.rng {
+			return fmt.Sprintf("%s:%d", at.Filename, at.Start.Line)
+		}
+	}
+	return ""
+}
+
 // referred is what a reference to a symbol sees.
 func (e *evaluator) referred(s symbol) cty.Value {
 	t := hcl.Traversal{hcl.TraverseRoot{Name: s.root}}
@@ -235,7 +264,7 @@ func (e *evaluator) referred(s symbol) cty.Value {
 		t = append(t, hcl.TraverseAttr{Name: s.typ})
 	}
 	t = append(t, hcl.TraverseAttr{Name: s.name})
-	ctx, _ := e.contextFor([]hcl.Traversal{t}, e.globalScope())
+	ctx, _ := e.contextFor([]hcl.Traversal{t}, e.scopeIn(e.pipeline.modules[s.in]))
 	v, _ := t.TraverseAbs(ctx)
 	return v
 }

@@ -195,7 +195,7 @@ func TestJSONSchemaTakesPipelines(t *testing.T) {
 		if all, _ := filepath.Glob(filepath.Join(filepath.Dir(name), "*"+suffixHCL)); len(all) > 1 {
 			continue // the rest of the pipeline is elsewhere
 		}
-		p, diags := Load(LoadOptions{Dir: write(t, map[string]string{"a.twinkeel.json": string(src)})})
+		p, diags := Load(LoadOptions{Dir: write(t, map[string]string{"a.twinkeel.json": string(src), "modules/kiosk/kiosk.twinkeel.hcl": string(referenceModule)})})
 		for _, d := range slices.Concat(diags, p.Validate()) {
 			t.Errorf("%s: %s", name, d)
 		}

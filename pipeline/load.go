@@ -33,22 +33,17 @@ const (
 
 // Pipeline is a loaded directory. It is not safe for concurrent use.
 type Pipeline struct {
+	*module // the root
+
 	dir     string // absolute
 	version string // of the tool
 	environ map[string]string
 	files   map[string]*hcl.File
+	given   map[string]*givenValue // of the root's variables
 
-	variables  map[string]*variable
-	locals     map[string]*hcl.Attribute
-	blocks     map[string]*block            // by address
-	byKind     map[string][]*block          // of blocks with an address, in order of declaration
-	others     map[string][]*block          // twinkeel, check, output
-	children   map[string]map[string]*block // of a kind (or KIND.TYPE), by name
-	given      map[string]*givenValue       // of variables
-	localNames []string                     // in order of declaration
-	weary      bool                         // so many references are wrong that suggestions are no longer looked for
+	sources map[string]*module // read from a directory, by its absolute path
+	modules map[string]*module // instances by prefix, the root's included
 
-	badRefs   map[hcl.Range]bool // references that checkReferences reported
 	secrets   map[string]bool
 	loadDiags hcl.Diagnostics
 	checked   *evaluator // the offline evaluation, once made
@@ -56,6 +51,7 @@ type Pipeline struct {
 
 // block is a declared block.
 type block struct {
+	home    *module
 	schema  *blockSchema
 	typ     string // type label, or ""
 	name    string // label, or ""
@@ -65,12 +61,20 @@ type block struct {
 	forEach *hcl.Attribute
 }
 
-// address is what references call the block.
-func (b *block) address() string {
+// address names the block in the whole pipeline.
+func (b *block) address() string { return b.home.prefix + b.local() }
+
+// local is what references in the block's module call it.
+func (b *block) local() string {
 	if b.typ != "" {
 		return b.schema.Kind + "." + b.typ + "." + b.name
 	}
 	return b.schema.Kind + "." + b.name
+}
+
+// symbol is what the evaluator calls it.
+func (b *block) symbol() symbol {
+	return symbol{in: b.home.prefix, root: b.schema.Kind, typ: b.typ, name: b.name}
 }
 
 // Load reads the files of a pipeline and checks everything that needs no values: syntax, blocks, arguments, references.
@@ -82,18 +86,14 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 		dir = "."
 	}
 	p := &Pipeline{
-		version:   o.Version,
-		files:     make(map[string]*hcl.File),
-		environ:   make(map[string]string),
-		variables: make(map[string]*variable),
-		locals:    make(map[string]*hcl.Attribute),
-		blocks:    make(map[string]*block),
-		byKind:    make(map[string][]*block),
-		others:    make(map[string][]*block),
-		children:  make(map[string]map[string]*block),
-		given:     make(map[string]*givenValue),
-		badRefs:   make(map[hcl.Range]bool),
+		module:  newModule("."),
+		version: o.Version,
+		files:   make(map[string]*hcl.File),
+		environ: make(map[string]string),
+		given:   make(map[string]*givenValue),
+		sources: make(map[string]*module),
 	}
+	p.modules = map[string]*module{"": p.module}
 	for _, entry := range o.Environ {
 		if name, value, ok := strings.Cut(entry, "="); ok {
 			p.environ[name] = value
@@ -120,7 +120,19 @@ func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
 	if err != nil {
 		return hcl.Diagnostics{fault("No pipeline found", sentence(err.Error()), nil)}
 	}
-	var diags hcl.Diagnostics
+	diags, fits := p.read(p.module, paths)
+	if !fits {
+		return diags
+	}
+	diags = append(diags, p.readGiven(dir, o)...)
+	diags = append(diags, p.readModules(p.module, dir, nil)...)
+	diags = append(diags, p.module.checkReferences()...)
+	return diags
+}
+
+// read reads the files of a module. A file that is written for another version of the tool is not expected to make sense,
+// so then nothing else is said.
+func (p *Pipeline) read(m *module, paths []string) (diags hcl.Diagnostics, fits bool) {
 	var bodies []hcl.Body
 	for _, path := range paths {
 		body, fileDiags := p.parseFile(path)
@@ -129,16 +141,13 @@ func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
 			bodies = append(bodies, body)
 		}
 	}
-	// A file that is written for another version is not expected to make sense, so this goes before anything else.
-	if versionDiags := checkRequiredVersion(bodies, o.Version); versionDiags.HasErrors() {
-		return versionDiags
+	if versionDiags := checkRequiredVersion(bodies, p.version); versionDiags.HasErrors() {
+		return versionDiags, false
 	}
 	for _, body := range bodies {
-		diags = append(diags, p.declare(body)...)
+		diags = append(diags, m.declare(body)...)
 	}
-	diags = append(diags, p.readGiven(dir, o)...)
-	diags = append(diags, p.checkReferences()...)
-	return diags
+	return diags, true
 }
 
 // Dir is the pipeline's directory, absolute.
@@ -280,36 +289,36 @@ func checkRequiredVersion(bodies []hcl.Body, tool string) hcl.Diagnostics {
 }
 
 // declare records what a file declares.
-func (p *Pipeline) declare(body hcl.Body) hcl.Diagnostics {
+func (m *module) declare(body hcl.Body) hcl.Diagnostics {
 	top, diags := readTop(body)
 	for _, raw := range top {
 		switch raw.Type {
 		case "variable":
-			diags = append(diags, p.declareVariable(raw)...)
+			diags = append(diags, m.declareVariable(raw)...)
 		case "locals":
-			diags = append(diags, p.declareLocals(raw)...)
+			diags = append(diags, m.declareLocals(raw)...)
 		default:
-			diags = append(diags, p.declareBlock(raw)...)
+			diags = append(diags, m.declareBlock(raw)...)
 		}
 	}
 	return diags
 }
 
-func (p *Pipeline) declareLocals(raw *hcl.Block) hcl.Diagnostics {
+func (m *module) declareLocals(raw *hcl.Block) hcl.Diagnostics {
 	attrs, diags := readLocals(raw.Body)
 	for _, a := range attrs {
-		if first, dup := p.locals[a.Name]; dup {
+		if first, dup := m.locals[a.Name]; dup {
 			diags = append(diags, duplicate("local value", a.Name, a.NameRange, first.NameRange))
 			continue
 		}
-		p.locals[a.Name] = a
-		p.localNames = append(p.localNames, a.Name)
+		m.locals[a.Name] = a
+		m.localNames = append(m.localNames, a.Name)
 	}
 	return diags
 }
 
-func (p *Pipeline) declareBlock(raw *hcl.Block) hcl.Diagnostics {
-	b := &block{schema: language.byKind[raw.Type], rng: raw.DefRange, nameRng: raw.DefRange}
+func (m *module) declareBlock(raw *hcl.Block) hcl.Diagnostics {
+	b := &block{home: m, schema: language.byKind[raw.Type], rng: raw.DefRange, nameRng: raw.DefRange}
 	var diags hcl.Diagnostics
 	labels := raw.Labels
 	if b.schema.typed() {
@@ -335,26 +344,26 @@ func (p *Pipeline) declareBlock(raw *hcl.Block) hcl.Diagnostics {
 
 	switch {
 	case b.schema.Refers:
-		if first, dup := p.blocks[b.address()]; dup {
-			return append(diags, duplicate(b.schema.Kind, strings.TrimPrefix(b.address(), b.schema.Kind+"."), b.rng, first.rng))
+		if first, dup := m.blocks[b.local()]; dup {
+			return append(diags, duplicate(b.schema.Kind, strings.TrimPrefix(b.local(), b.schema.Kind+"."), b.rng, first.rng))
 		}
-		p.blocks[b.address()] = b
-		p.byKind[b.schema.Kind] = append(p.byKind[b.schema.Kind], b)
+		m.blocks[b.local()] = b
+		m.byKind[b.schema.Kind] = append(m.byKind[b.schema.Kind], b)
 		parent := b.schema.Kind
 		if b.typ != "" {
 			parent += "." + b.typ
 		}
-		if p.children[parent] == nil {
-			p.children[parent] = make(map[string]*block)
+		if m.children[parent] == nil {
+			m.children[parent] = make(map[string]*block)
 		}
-		p.children[parent][b.name] = b
+		m.children[parent][b.name] = b
 	default:
-		for _, first := range p.others[b.schema.Kind] {
+		for _, first := range m.others[b.schema.Kind] {
 			if b.schema.Once || first.name == b.name {
 				return append(diags, duplicate(b.schema.Kind, b.name, b.rng, first.rng))
 			}
 		}
-		p.others[b.schema.Kind] = append(p.others[b.schema.Kind], b)
+		m.others[b.schema.Kind] = append(m.others[b.schema.Kind], b)
 	}
 	return diags
 }

@@ -49,13 +49,14 @@ func (p *Pipeline) Outputs(ctx context.Context, o OutputOptions) ([]Output, hcl.
 	return outputs, e.diags
 }
 
-// output evaluates one output block. The value is without marks; NilVal means that it has none.
+// output evaluates one output block. NilVal means that it has no value. What the pipeline puts out is without marks, what
+// a module does keeps them: a secret in a block does not keep others from referring to the block.
 func (e *evaluator) output(b *block) (cty.Value, Output) {
 	out := Output{Name: b.name}
 	if b.content == nil || b.content.attrs["value"] == nil {
 		return cty.NilVal, out
 	}
-	sc := e.globalScope()
+	sc := e.scopeIn(b.home)
 	for _, s := range b.content.schemas {
 		a := b.content.attrs[s.Name]
 		if a == nil || s.Name == "value" {
@@ -74,6 +75,12 @@ func (e *evaluator) output(b *block) (cty.Value, Output) {
 	v, ctx, ok := e.valueIn(expr, sc)
 	if !ok {
 		return cty.NilVal, out
+	}
+	if b.home.prefix != "" { // it goes to the pipeline and not to a reader, with its marks
+		if out.Sensitive && !v.ContainsMarked() {
+			v = v.Mark(secretOf(b.address()))
+		}
+		return v, out
 	}
 	if v.ContainsMarked() {
 		e.pipeline.keepDerived(v)
@@ -99,8 +106,8 @@ func (p *Pipeline) Servers() ([]Server, hcl.Diagnostics) {
 		return nil, diags
 	}
 	var servers []Server
-	for _, b := range p.byKind["server"] {
-		e.symbol(symbol{root: "server", name: b.name}, b.rng)
+	for _, b := range e.declared("server") {
+		e.symbol(b.symbol(), b.rng)
 		for _, inst := range e.blocks[b] {
 			e.mustBeKnown(inst.body, inst)
 			servers = append(servers, *result[*Server](e, inst.address))
@@ -112,7 +119,7 @@ func (p *Pipeline) Servers() ([]Server, hcl.Diagnostics) {
 // Server returns the server at an address, "server.fleet" or "fleet". An empty address means the only server there is.
 func (p *Pipeline) Server(address string) (Server, hcl.Diagnostics) {
 	var addresses []string
-	for _, b := range p.byKind["server"] {
+	for _, b := range p.declaredOffline("server") {
 		addresses = append(addresses, b.address())
 	}
 	if address == "" && len(addresses) == 1 {
@@ -143,8 +150,8 @@ func (p *Pipeline) Rollouts() ([]RolloutRef, hcl.Diagnostics) {
 		return nil, diags
 	}
 	var refs []RolloutRef
-	for _, b := range p.byKind["rollout"] {
-		e.symbol(symbol{root: "rollout", name: b.name}, b.rng)
+	for _, b := range e.declared("rollout") {
+		e.symbol(b.symbol(), b.rng)
 		for _, inst := range e.blocks[b] {
 			if server := e.instances[inst.body.text("server")]; server != nil {
 				e.mustBeKnown(server.body, server)

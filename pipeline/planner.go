@@ -51,17 +51,16 @@ func (p *Pipeline) Plan(ctx context.Context, o PlanOptions) (*Plan, hcl.Diagnost
 
 func (e *evaluator) plan(targets []string) *Plan {
 	p := e.pipeline
-	for _, name := range keys(p.variables) {
-		e.symbol(symbol{root: "var", name: name}, p.variables[name].rng)
+	for _, m := range e.everyModule() {
+		e.checkVariables(m)
 	}
-	e.validateVariables()
 	plan := &Plan{Dir: p.dir, OutDir: p.abs(e.out()), Digest: p.digest(), Epoch: e.epoch(), Actions: []*Action{}}
 	plan.Builder = e.builder
 	if e.failed() {
 		return nil
 	}
 	for _, b := range e.selectBlocks(targets) {
-		e.symbol(symbol{root: b.schema.Kind, name: b.name}, b.rng)
+		e.symbol(b.symbol(), b.rng)
 	}
 	if len(targets) == 0 {
 		e.checks()
@@ -73,7 +72,7 @@ func (e *evaluator) plan(targets []string) *Plan {
 	actions := make(map[string]*Action)
 	var all []*instance
 	for _, kind := range actionKinds {
-		for _, b := range p.byKind[string(kind)] {
+		for _, b := range e.declared(string(kind)) {
 			for _, inst := range e.blocks[b] {
 				all = append(all, inst)
 				actions[inst.address] = inst.action(kind)
@@ -211,7 +210,7 @@ func (e *evaluator) selectBlocks(targets []string) []*block {
 	var blocks, chosen []*block
 	var addresses []string
 	for _, kind := range actionKinds {
-		for _, b := range e.pipeline.byKind[string(kind)] {
+		for _, b := range e.declared(string(kind)) {
 			blocks = append(blocks, b)
 			addresses = append(addresses, b.address())
 		}
@@ -223,8 +222,7 @@ func (e *evaluator) selectBlocks(targets []string) []*block {
 	for _, b := range blocks {
 		hit := false
 		for i, t := range targets {
-			head, _, _ := strings.Cut(t, "[")
-			if matchAddress(head, b.address()) || matchAddress(t, b.address()) {
+			if b.mayAnswer(t) {
 				met[i], hit = true, true
 			}
 		}
@@ -236,13 +234,38 @@ func (e *evaluator) selectBlocks(targets []string) []*block {
 		if met[i] {
 			continue
 		}
-		if b := e.pipeline.blocks[t]; b != nil {
+		if e.makesNothing(t) {
 			e.report(fault("Nothing to make", fmt.Sprintf("%s makes nothing by itself; targets are artifacts, images and rollouts.", t), nil))
 			continue
 		}
 		e.report(fault("Unknown target", fmt.Sprintf("Nothing is called %s.%s", shorten(t), suggestion(t, addresses, "There are: ")), nil))
 	}
 	return chosen
+}
+
+// mayAnswer tells whether a target may name an instance of the block.
+func (b *block) mayAnswer(target string) bool {
+	target, address := strings.ReplaceAll(target, `"`, ""), strings.ReplaceAll(b.address(), `"`, "")
+	if i := strings.LastIndexByte(target, '['); i > 0 && matchAddress(target[:i], address) {
+		return true
+	}
+	return matchAddress(target, address) || inModule(target, address)
+}
+
+// inModule tells whether a target names a module that the address is in.
+func inModule(target, address string) bool {
+	rest, ok := strings.CutPrefix(address, target)
+	return ok && strings.HasPrefix(target, "module.") && (rest[0] == '.' || rest[0] == '[')
+}
+
+// makesNothing tells whether a target names a block that becomes no action.
+func (e *evaluator) makesNothing(target string) bool {
+	for _, m := range e.everyModule() {
+		if rest, ok := strings.CutPrefix(target, m.prefix); ok && m.blocks[rest] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // selectInstances returns the instances that targets name; all of them without targets.
@@ -273,8 +296,8 @@ func (e *evaluator) selectInstances(targets []string, all []*instance) []*instan
 
 // answers tells whether a target names the instance.
 func (inst *instance) answers(target string) bool {
-	return matchAddress(target, inst.block.address()) || matchAddress(target, inst.address) ||
-		matchAddress(target, strings.ReplaceAll(inst.address, `"`, ""))
+	target, address := strings.ReplaceAll(target, `"`, ""), strings.ReplaceAll(inst.address, `"`, "")
+	return matchAddress(target, strings.ReplaceAll(inst.block.address(), `"`, "")) || matchAddress(target, address) || inModule(target, address)
 }
 
 // needed are the addresses of what targets name and of what that depends on, as far as the offline evaluation tells: the
@@ -293,7 +316,7 @@ func (p *Pipeline) needed(targets []string) map[string]bool {
 		}
 	}
 	for _, kind := range actionKinds {
-		for _, b := range p.byKind[string(kind)] {
+		for _, b := range p.checked.declared(string(kind)) {
 			if p.checked.blocks[b] == nil && b.forEach != nil {
 				return nil // its keys need the file system or a variable
 			}

@@ -23,6 +23,11 @@ var referenceText string
 //go:embed reference/example.twinkeel.hcl
 var referenceExample []byte
 
+// referenceModule is the module that the example uses.
+//
+//go:embed reference/modules/kiosk/kiosk.twinkeel.hcl
+var referenceModule []byte
+
 // Reference describes the language in Markdown: docs/language.md. Blocks and arguments come from the schema, functions
 // from the function table, examples from a pipeline that is valid, so that none of them can say what is not so.
 func Reference() []byte {
@@ -32,6 +37,7 @@ func Reference() []byte {
 		metaForEach: kindsWith(func(s *blockSchema) bool { return s.ForEach }),
 		metaDepends: kindsWith(func(s *blockSchema) bool { return slices.Contains(s.Attrs, attrDependsOn) }),
 		"blocks":    blocksReference(), "functions": functionsReference(), "impure": impureReference(),
+		"module": moduleReference(),
 	} {
 		text = strings.Replace(text, "<!-- "+mark+" -->", with, 1)
 	}
@@ -308,6 +314,11 @@ func (s *blockSchema) knownFrom(x exposedSchema) string {
 		return "plan"
 	}
 	return "always"
+}
+
+// moduleReference quotes a call of a module, and the module.
+func moduleReference() string {
+	return fmt.Sprintf("```hcl\n%s\n```\n\nwith this in `modules/kiosk/kiosk.twinkeel.hcl`:\n\n```hcl\n%s\n```", strings.Join(blockExamples()["module"], "\n"), bytes.TrimSpace(referenceModule))
 }
 
 // blockExamples are the blocks of the example by kind, as they are written.

@@ -40,7 +40,7 @@ func TestReference(t *testing.T) {
 func TestReferenceExample(t *testing.T) {
 	t.Parallel()
 	const name = "example.twinkeel.hcl"
-	dir := write(t, map[string]string{name: string(referenceExample)})
+	dir := write(t, map[string]string{name: string(referenceExample), "modules/kiosk/kiosk.twinkeel.hcl": string(referenceModule)})
 	p, diags := Load(LoadOptions{Dir: dir})
 	for _, d := range slices.Concat(diags, p.Validate()) {
 		t.Errorf("%s", d)
@@ -135,8 +135,8 @@ func TestReferenceIsComplete(t *testing.T) {
 // TestReferenceTellsWhenValuesAreKnown compares the column "known" with an offline evaluation.
 func TestReferenceTellsWhenValuesAreKnown(t *testing.T) {
 	t.Parallel()
-	dir := write(t, map[string]string{"example.twinkeel.hcl": strings.NewReplacer("  for_each   = local.machines\n", "", "  for_each       = local.machines\n", "",
-		"  for_each     = local.machines\n", "", "  for_each    = local.machines\n", "", "[each.key]", "", "each.value", `"qemuarm64"`, "each.key", `"qemu"`,
+	dir := write(t, map[string]string{"modules/kiosk/kiosk.twinkeel.hcl": string(referenceModule), "example.twinkeel.hcl": strings.NewReplacer("  for_each   = local.machines\n", "", "  for_each       = local.machines\n", "",
+		"  for_each     = local.machines\n", "", "  for_each    = local.machines\n", "", "  for_each = local.machines\n", "", "[each.key]", "", "each.value", `"qemuarm64"`, "each.key", `"qemu"`,
 		"values(artifact.os)", "[artifact.os]", "[for s in source.yocto.image : s.rootfs_size", "[source.yocto.image.rootfs_size", "{ for board, a in artifact.os : board => a.path }", "artifact.os.path",
 	).Replace(string(referenceExample))})
 	p, diags := Load(LoadOptions{Dir: dir, Vars: []string{"version=1.0.0"}})

@@ -13,18 +13,25 @@ import (
 // rootNames are the first words of references. Names bound by for expressions and dynamic blocks come beside them.
 var rootNames = map[string]bool{
 	"var": true, "local": true, "each": true, "path": true, "twinkeel": true,
-	"source": true, "layout": true, "device_type": true, "signer": true, "artifact": true, "image": true, "server": true, "rollout": true,
+	"source": true, "layout": true, "device_type": true, "signer": true, "artifact": true, "image": true, "server": true, "rollout": true, "module": true,
 }
+
+// pathNames are what path.NAME can be.
+var pathNames = []string{"root", "module", "out"}
 
 // symbol is something that has one value, which is found once: a variable, a local value, a block (all its instances), a
 // setting, or all blocks of a kind.
 type symbol struct {
-	root string // var, local, path, twinkeel, or a kind of block
+	in   string // prefix of the module's instance; empty: the root
+	root string // var, local, path, twinkeel, output, or a kind of block
 	typ  string
 	name string // empty: everything below root (and typ)
 }
 
-func (s symbol) String() string {
+func (s symbol) String() string { return s.in + s.local() }
+
+// local is what references in the same module call it.
+func (s symbol) local() string {
 	parts := []string{s.root}
 	if s.typ != "" {
 		parts = append(parts, s.typ)
@@ -56,7 +63,7 @@ func stepName(step hcl.Traverser) (string, bool) {
 
 // parseReference understands a traversal that begins with one of rootNames other than each. The error tells what no
 // block or value answers to.
-func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) {
+func (m *module) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) {
 	root := t.RootName()
 	rest := t[1:]
 	take := func() (string, hcl.Range, bool) {
@@ -74,7 +81,7 @@ func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) 
 	sym := symbol{root: root}
 	unknown := func(what, name string, rng hcl.Range, candidates []string, prefix string) *hcl.Diagnostic {
 		detail := fmt.Sprintf("There is no %s %s.", what, prefix+shorten(name))
-		if p.weary {
+		if m.weary {
 			return fault("Unknown reference", detail, rng.Ptr())
 		}
 		if best := closest(name, candidates); best != "" {
@@ -93,16 +100,16 @@ func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) 
 		sym.name = name
 		switch root {
 		case "var":
-			if p.variables[name] == nil {
-				return reference{}, unknown("variable", name, rng, keys(p.variables), "var.")
+			if m.variables[name] == nil {
+				return reference{}, unknown("variable", name, rng, keys(m.variables), "var.")
 			}
 		case "local":
-			if p.locals[name] == nil {
-				return reference{}, unknown("local value", name, rng, p.localNames, "local.")
+			if m.locals[name] == nil {
+				return reference{}, unknown("local value", name, rng, m.localNames, "local.")
 			}
 		case "path":
-			if name != "root" && name != "out" {
-				return reference{}, unknown("value", name, rng, []string{"root", "out"}, "path.")
+			if !slices.Contains(pathNames, name) {
+				return reference{}, unknown("value", name, rng, pathNames, "path.")
 			}
 		case "twinkeel":
 			if name != "version" {
@@ -122,7 +129,7 @@ func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) 
 		if s.typeNamed(typ) == nil {
 			// source.NAME without the type is what one writes first
 			for _, t := range s.Types {
-				if p.children[root+"."+t.Name][typ] != nil {
+				if m.children[root+"."+t.Name][typ] != nil {
 					return reference{}, fault("Unknown reference", fmt.Sprintf("The type is missing. Did you mean %s.%s.%s?", root, t.Name, typ), rng.Ptr())
 				}
 			}
@@ -135,9 +142,9 @@ func (p *Pipeline) parseReference(t hcl.Traversal) (reference, *hcl.Diagnostic) 
 	if !ok {
 		return reference{symbol: sym, rest: rest}, nil
 	}
-	b := p.children[parent][name]
+	b := m.children[parent][name]
 	if b == nil {
-		return reference{}, unknown(root, name, rng, keys(p.children[parent]), parent+".")
+		return reference{}, unknown(root, name, rng, keys(m.children[parent]), parent+".")
 	}
 	sym.name = name
 	return reference{sym, rest}, nil
@@ -153,10 +160,10 @@ func keys[V any](m map[string]V) []string {
 }
 
 // checkReferences looks at every reference of the pipeline, whether or not an evaluation would come across it.
-func (p *Pipeline) checkReferences() hcl.Diagnostics {
-	c := &referenceChecker{pipeline: p}
-	for _, name := range keys(p.variables) {
-		v := p.variables[name]
+func (m *module) checkReferences() hcl.Diagnostics {
+	c := &referenceChecker{module: m}
+	for _, name := range keys(m.variables) {
+		v := m.variables[name]
 		if v.deflt != nil {
 			for _, t := range v.deflt.Variables() {
 				c.bad(t, v.deflt, fault("Unexpected reference", "A default is a plain value; functions are allowed, references are not. A local value can combine variables.", t.SourceRange().Ptr()))
@@ -166,11 +173,11 @@ func (p *Pipeline) checkReferences() hcl.Diagnostics {
 			c.nested(val, nil)
 		}
 	}
-	for _, name := range p.localNames {
-		c.expression(p.locals[name].Expr, nil)
+	for _, name := range m.localNames {
+		c.expression(m.locals[name].Expr, nil)
 	}
 	for _, kind := range language.kinds() {
-		for _, b := range slices.Concat(p.byKind[kind], p.others[kind]) {
+		for _, b := range slices.Concat(m.byKind[kind], m.others[kind]) {
 			if b.content == nil {
 				continue
 			}
@@ -188,8 +195,8 @@ func (p *Pipeline) checkReferences() hcl.Diagnostics {
 }
 
 type referenceChecker struct {
-	pipeline *Pipeline
-	diags    hcl.Diagnostics
+	module *module
+	diags  hcl.Diagnostics
 }
 
 func (c *referenceChecker) content(body *content, scope []string) {
@@ -230,9 +237,9 @@ func (c *referenceChecker) expression(expr hcl.Expression, scope []string) {
 
 func (c *referenceChecker) bad(t hcl.Traversal, expr hcl.Expression, d *hcl.Diagnostic) {
 	d.Expression = expr
-	c.pipeline.badRefs[t.SourceRange()] = true
+	c.module.badRefs[t.SourceRange()] = true
 	c.diags = append(c.diags, d)
-	c.pipeline.weary = len(c.diags) > maxProblems
+	c.module.weary = len(c.diags) > maxProblems
 }
 
 func (c *referenceChecker) traversal(t hcl.Traversal, each bool) *hcl.Diagnostic {
@@ -251,13 +258,16 @@ func (c *referenceChecker) traversal(t hcl.Traversal, each bool) *hcl.Diagnostic
 	case !rootNames[root]:
 		return c.unknownRoot(t)
 	}
-	ref, d := c.pipeline.parseReference(t)
+	ref, d := c.module.parseReference(t)
 	if d != nil {
 		return d
 	}
-	b := c.pipeline.blocks[ref.symbol.String()]
+	b := c.module.blocks[ref.symbol.local()]
 	if b == nil || len(ref.rest) == 0 {
 		return nil
+	}
+	if b.schema == moduleSchema {
+		return c.moduleOutput(b, ref.rest)
 	}
 	rest := ref.rest
 	if b.forEach != nil {
@@ -281,9 +291,34 @@ func (c *referenceChecker) traversal(t hcl.Traversal, each bool) *hcl.Diagnostic
 	return fault("Unknown attribute", fmt.Sprintf("A %s has no attribute %s.%s", b.schema.Kind, name, suggestion(name, b.schema.attributeNames(), "Known: ")), rest[0].SourceRange().Ptr())
 }
 
+// moduleOutput checks what follows the name of a module.
+func (c *referenceChecker) moduleOutput(b *block, rest hcl.Traversal) *hcl.Diagnostic {
+	callee := c.module.callees[b.name]
+	if callee == nil {
+		return nil // reported
+	}
+	if b.forEach != nil {
+		if attr, ok := rest[0].(hcl.TraverseAttr); ok {
+			return fault("Wrong reference", fmt.Sprintf("%s has for_each, so it stands for several; choose one by its key: %s[\"KEY\"].%s.", b.local(), b.local(), attr.Name), rest[0].SourceRange().Ptr())
+		}
+		if rest = rest[1:]; len(rest) == 0 {
+			return nil
+		}
+	}
+	name, ok := stepName(rest[0])
+	if !ok || callee.output(name) != nil {
+		return nil
+	}
+	detail := fmt.Sprintf("The module in %s has no output %s.%s", callee.source, shorten(name), suggestion(name, callee.outputNames(), "It has: "))
+	if callee.blocks[name] != nil || language.byKind[name] != nil || callee.locals[name] != nil {
+		detail += " What is in a module can be referred to only through its outputs."
+	}
+	return fault("Unknown output", detail, rest[0].SourceRange().Ptr())
+}
+
 func (c *referenceChecker) unknownRoot(t hcl.Traversal) *hcl.Diagnostic {
 	root := t.RootName()
-	p := c.pipeline
+	m := c.module
 	rng := t[0].SourceRange()
 	detail := fmt.Sprintf("There is no %s.", shorten(root))
 	switch {
@@ -291,9 +326,9 @@ func (c *referenceChecker) unknownRoot(t hcl.Traversal) *hcl.Diagnostic {
 		detail += " Did you mean source?"
 	case root == "device":
 		detail += " Did you mean device_type?"
-	case p.variables[root] != nil:
+	case m.variables[root] != nil:
 		detail += fmt.Sprintf(" Did you mean var.%s?", root)
-	case p.locals[root] != nil:
+	case m.locals[root] != nil:
 		detail += fmt.Sprintf(" Did you mean local.%s?", root)
 	default:
 		hint := suggestion(root, keys(rootNames), "")

@@ -129,7 +129,7 @@ func newLanguage() *languageTable {
 	l := &languageTable{byKind: make(map[string]*blockSchema)}
 	l.blocks = []*blockSchema{
 		twinkeelSchema, variableSchema, localsSchema, sourceSchema, layoutSchema, deviceTypeSchema, signerSchema, artifactSchema,
-		imageSchema, serverSchema, rolloutSchema, checkSchema, outputSchema,
+		imageSchema, serverSchema, rolloutSchema, moduleSchema, checkSchema, outputSchema,
 	}
 	for _, s := range l.blocks {
 		l.byKind[s.Kind] = s
@@ -498,6 +498,16 @@ var rolloutSchema = &blockSchema{
 				{Name: "failure_threshold", Type: tPercent, Doc: "In place of the rollout's, from 0 to 100."},
 			},
 		},
+	},
+}
+
+var moduleSchema = &blockSchema{
+	Kind: "module", Label: "name", ForEach: true, Refers: true,
+	Doc: "Another directory of files as a part of this pipeline, under an address of its own: module.NAME.artifact.os. Its variables get their values from inputs alone, and of what is in it " +
+		"its outputs can be referred to: module.NAME.OUTPUT, with for_each module.NAME[\"KEY\"].OUTPUT. Paths are relative to the root of the pipeline also in modules; path.module is the module's directory.",
+	Attrs: []*attrSchema{
+		{Name: "source", Type: tString, Required: true, Doc: "Directory of the module, relative to the file: a text without references that begins with ./ or ../."},
+		{Name: "inputs", Type: tAny, Doc: "Values of the module's variables: an object. References such as device_type.d may be passed, to a variable of type any."},
 	},
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strings"
 
@@ -41,7 +40,7 @@ type givenValue struct {
 	rng    hcl.Range
 }
 
-func (p *Pipeline) declareVariable(raw *hcl.Block) hcl.Diagnostics {
+func (m *module) declareVariable(raw *hcl.Block) hcl.Diagnostics {
 	name := raw.Labels[0]
 	diags := checkLabel(name, raw.LabelRanges[0])
 	if diags.HasErrors() {
@@ -50,10 +49,10 @@ func (p *Pipeline) declareVariable(raw *hcl.Block) hcl.Diagnostics {
 	c, contentDiags := readContent(raw, variableSchema, "")
 	diags = append(diags, contentDiags...)
 	v := &variable{name: name, rng: raw.DefRange, typ: cty.DynamicPseudoType, nullable: true}
-	if first := p.variables[name]; first != nil {
+	if first := m.variables[name]; first != nil {
 		return append(diags, duplicate("variable", name, v.rng, first.rng))
 	}
-	p.variables[name] = v
+	m.variables[name] = v
 	if c == nil {
 		return diags
 	}
@@ -215,45 +214,53 @@ func (p *Pipeline) giveFile(path string) hcl.Diagnostics {
 }
 
 // variable finds a variable's value: what was given, else the default, converted to the type and marked.
-func (e *evaluator) variable(v *variable) cty.Value {
-	val := e.rawVariable(v)
+func (e *evaluator) variable(m *module, v *variable) cty.Value {
+	val := e.rawVariable(m, v)
 	if v.sensitive {
 		e.pipeline.keepSecret(val)
-		val = val.Mark(secretOf("var." + v.name))
+		val = val.Mark(secretOf(m.prefix + "var." + v.name))
 	}
 	return val
 }
 
-func (e *evaluator) rawVariable(v *variable) cty.Value {
+// given returns the value that a variable is given from outside, by the caller of its module or, in the root, by the user.
+func (e *evaluator) given(m *module, v *variable) (val cty.Value, at hcl.Range, given bool) {
+	if m.prefix != "" {
+		return e.input(m, v)
+	}
 	g := e.pipeline.given[v.name]
+	if g == nil {
+		return cty.NilVal, v.rng, false
+	}
+	val, ok := e.givenValue(v, g)
+	if !ok {
+		val = cty.UnknownVal(v.typ.WithoutOptionalAttributesDeep())
+	}
+	return val, g.rng, true
+}
+
+func (e *evaluator) rawVariable(m *module, v *variable) cty.Value {
 	unknown := cty.UnknownVal(v.typ.WithoutOptionalAttributesDeep())
-	if g != nil {
+	if val, at, given := e.given(m, v); given {
 		if v.deprecated != "" {
-			e.report(caution("Deprecated variable", fmt.Sprintf("%s: %s", v.name, v.deprecated), g.rng.Ptr()))
+			e.report(caution("Deprecated variable", fmt.Sprintf("%s: %s", v.name, v.deprecated), at.Ptr()))
 		}
-		val, ok := e.givenValue(v, g)
-		if !ok {
-			return unknown
-		}
-		if !val.IsNull() {
-			return val
-		}
-		if v.nullable {
+		if !val.IsNull() || v.nullable {
 			return val
 		}
 		if v.deflt == nil {
-			e.report(fault("Wrong value of variable", fmt.Sprintf("The variable %s must not be null.", v.name), g.rng.Ptr()))
+			e.report(fault("Wrong value of variable", fmt.Sprintf("The variable %s must not be null.", v.name), at.Ptr()))
 			return unknown
 		}
 	}
 	if v.deflt == nil {
-		if e.needVariables {
+		if e.needVariables && m.prefix == "" {
 			e.report(fault("No value for variable", fmt.Sprintf("The variable %s has no default, and no value was given. Give one with --var %s=..., %s%s or a *%s file.",
 				v.name, v.name, envPrefix, v.name, suffixAutoHCL), v.rng.Ptr()))
 		}
 		return unknown
 	}
-	val, ctx, ok := e.valueIn(v.deflt, e.defaultScope())
+	val, ctx, ok := e.valueIn(v.deflt, e.defaultScope(m))
 	if !ok {
 		return unknown
 	}
@@ -363,18 +370,21 @@ func exampleOf(ty cty.Type) string {
 	}
 }
 
-// validateVariables checks the validation blocks of all variables.
-func (e *evaluator) validateVariables() {
-	names := keys(e.pipeline.variables)
-	slices.Sort(names)
-	for _, name := range names {
-		v := e.pipeline.variables[name]
+// checkVariables evaluates the variables of a module and checks their validation blocks.
+func (e *evaluator) checkVariables(m *module) {
+	for _, name := range keys(m.variables) {
+		e.symbol(symbol{in: m.prefix, root: "var", name: name}, m.variables[name].rng)
+	}
+	for _, name := range keys(m.variables) {
+		v := m.variables[name]
 		subject := v.rng
-		if g := e.pipeline.given[name]; g != nil {
+		if g := e.pipeline.given[name]; g != nil && m.prefix == "" {
 			subject = g.rng
+		} else if c := e.calls[m.prefix]; c != nil {
+			subject = c.rangeOf(name)
 		}
 		for _, c := range v.validations {
-			e.assert(c, "Value of variable "+name+" refused", &subject)
+			e.assert(m, c, "Value of variable "+name+" refused", &subject)
 		}
 	}
 }

@@ -150,6 +150,15 @@ rollout "os" {
   }
 }
 
+module "kiosk" {
+  source   = "./modules/kiosk"
+  for_each = local.machines
+  inputs = {
+    device_type = device_type.board[each.key]
+    version     = var.version
+  }
+}
+
 check "slots" {
   assert {
     condition     = alltrue([for s in source.yocto.image : s.rootfs_size < bytes("900MiB")])
