@@ -69,8 +69,9 @@ func layoutProblems(plan *pipeline.Plan) hcl.Diagnostics {
 			if hint := hintOf(err); hint != "" {
 				detail += "\n\nHint: " + hint + "."
 			}
+			at := action.Image.DeviceType.Layout.RangeOf(err.Error())
 			diags = append(diags, &hcl.Diagnostic{
-				Severity: hcl.DiagError, Summary: "Layout not possible", Detail: detail, Subject: &action.Range,
+				Severity: hcl.DiagError, Summary: "Layout not possible", Detail: detail, Subject: &at,
 			})
 		}
 	}

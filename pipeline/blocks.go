@@ -141,7 +141,7 @@ const maxPartitionName = 36
 
 func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 	b := inst.body
-	l := &Layout{Address: inst.address, Table: b.text("table"), Alignment: b.integer("alignment"), DiskSize: b.integer("disk_size")}
+	l := &Layout{Address: inst.address, Table: b.text("table"), Alignment: b.integer("alignment"), DiskSize: b.integer("disk_size"), Range: inst.block.rng, Areas: areaRanges(b)}
 	inst.result = l
 	names := make(map[string]hcl.Range)
 	take := func(name string, at hcl.Range) {

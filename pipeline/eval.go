@@ -913,6 +913,7 @@ func (e *evaluator) everything() {
 		}
 	}
 	e.checks()
+	e.checkTogether(true)
 	for _, m := range modules {
 		for _, b := range m.others["output"] {
 			if m.prefix == "" {

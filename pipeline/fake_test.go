@@ -129,6 +129,30 @@ func superblock(blocks uint32) string {
 	return string(b)
 }
 
+// The beginnings of programs and kernels, as far as anybody looks.
+
+func header(size int) string { return string(make([]byte, size)) }
+
+// patch puts texts at offsets of another.
+func patch(text string, at ...any) string {
+	b := []byte(text)
+	for i := 0; i < len(at); i += 2 {
+		copy(b[at[i].(int):], at[i+1].(string))
+	}
+	return string(b)
+}
+
+func elfHeader(machine byte) string {
+	return patch(header(64), 0, "\x7fELF\x02\x01\x01", 16, "\x02\x00"+string([]byte{machine, 0}))
+}
+
+func efiHeader(machine uint16) string {
+	return patch(header(256), 0, "MZ", 0x3c, "\x80", 0x80, "PE\x00\x00"+string([]byte{byte(machine), byte(machine >> 8)}))
+}
+
+// bootSector is that of a bzImage of 64 bits, which is also an EFI program.
+var bootSector = patch(header(1024), 0, "MZ", 0x1fe, "\x55\xaaXXHdrS\x0f\x02", 0x236, "\x01")
+
 // world is what the pipelines of the tests find.
 func world() fakeFS {
 	return fake(map[string]fakeFile{
@@ -140,6 +164,17 @@ func world() fakeFS {
 		"cut.ext4":      {size: 50 << 20, data: superblock(60 << 10)},
 		"noise.ext4":    {size: 50 << 20, data: "noise"},
 		"tree/file":     {data: "x"},
+
+		"amd64.elf":     {data: elfHeader(62)},
+		"videocore.elf": {data: elfHeader(137)},
+		"amd64.efi":     {data: efiHeader(0x8664)},
+		"arm64.Image":   {size: 1 << 20, data: patch(efiHeader(0xaa64), 0x38, "ARM\x64")},
+		"riscv.Image":   {size: 1 << 20, data: patch(efiHeader(0x5064), 0x20, "\x02", 0x38, "RSC\x05")},
+		"bzImage":       {size: 1 << 20, data: bootSector},
+		"amd64.uImage":  {data: patch(header(64), 0, "\x27\x05\x19\x56", 29, "\x18")},
+
+		"deploy/x86/demo-image-qemux86-64.rootfs.ext4": {size: 60 << 20, data: ext4},
+		"deploy/x86/bzImage":                           {size: 1 << 20, data: bootSector},
 
 		"deploy/new/demo-image-qemux86-64.rootfs-20260101000000.ext4": {size: 50 << 20, data: ext4},
 		"deploy/new/demo-image-qemux86-64.rootfs-20260202000000.ext4": {size: 60 << 20, data: ext4},

@@ -143,6 +143,9 @@ type Layout struct {
 	DiskSize   int64       `json:"disk_size,omitempty"` // 0: as small as fits
 	Reserves   []Reserve   `json:"reserves,omitempty"`
 	Partitions []Partition `json:"partitions"`
+
+	Range hcl.Range            `json:"-"` // of the block's header
+	Areas map[string]hcl.Range `json:"-"` // of the areas' headers, by name
 }
 
 // Reserve is an area outside every partition.

@@ -65,6 +65,7 @@ func (e *evaluator) plan(targets []string) *Plan {
 	if len(targets) == 0 {
 		e.checks()
 	}
+	e.checkTogether(len(targets) == 0)
 	if e.failed() {
 		return nil
 	}

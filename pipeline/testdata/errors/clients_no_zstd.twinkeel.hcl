@@ -18,5 +18,5 @@ artifact "a" {
   name         = "a-1"
   device_types = [device_type.d]
   compress     = "zstd" # ERROR: Compression that devices cannot read
-  payload "edge-app" { file = "good.ext4" }
+  payload "edge-app" { file = "good.ext4" } # WARNING: Payload that some devices refuse
 }

@@ -28,7 +28,7 @@ artifact "os" {
 }
 artifact "app" {
   name         = "app-1"
-  depends      = { a = "b" }
+  depends      = { a = "b" } # WARNING: Nobody provides what this depends on
   device_types = [device_type.d]
   payload "edge-app" { file = "good.ext4" }
 }

@@ -105,7 +105,11 @@ artifact "os" {
   signer       = local.signer
   payload "rootfs-image" { file = source.yocto.build[each.key].rootfs }
   depends  = { "build" = each.key }
-  provides = { packages = tostring(length(source.yocto.build[each.key].packages)) }
+  provides = {
+    "rootfs-image.version" = var.version
+    build                  = each.key
+    packages               = tostring(length(source.yocto.build[each.key].packages))
+  }
 }
 
 image "new" {
