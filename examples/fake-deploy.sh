@@ -35,4 +35,9 @@ echo "enable_uart=1" >config.txt
 echo "u-boot" >u-boot.bin
 echo "overlay" >overlays/disable-bt.dtbo
 echo "kernel" >Image
+if [ "$arch" = x86_64 ]; then
+  # The head of a PE file for x86-64, which is what a UEFI loader is: MZ, the offset of the PE header, its machine.
+  { printf 'MZ'; head -c 58 /dev/zero; printf '\100\0\0\0PE\0\0\144\206'; head -c 442 /dev/zero; } >grub-efi-bootx64.efi
+  echo "configfile /grub-mender-grubenv/grub.cfg" >grub.cfg
+fi
 printf 'bootcmd=run mender_setup\nbootlimit=1\n' >u-boot-initial-env

@@ -255,7 +255,11 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 			Kind: n.label, Environment: n.body.text("environment"),
 			EnvironmentSize: n.body.integer("environment_size"), Redundant: n.body.flag("redundant"),
 		}
-		if layout != nil && n.body.has("environment") {
+		switch {
+		case layout == nil:
+		case n.label == grubEFI:
+			e.findEFIPartition(d, layout, n)
+		case n.body.has("environment"):
 			e.checkEnvironment(d, layout, n.body)
 		}
 	}
@@ -613,6 +617,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	if device != nil {
 		e.checkSlotContent(inst, im)
 		e.checkDataPartition(inst, im)
+		e.checkLoaderFilled(inst, im)
 	}
 	return e.builtFile(inst.address, rel)
 }

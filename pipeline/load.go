@@ -126,7 +126,7 @@ func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
 	}
 	diags = append(diags, p.readGiven(dir, o)...)
 	diags = append(diags, p.readModules(p.module, dir, nil)...)
-	diags = append(diags, p.module.checkReferences()...)
+	diags = append(diags, p.checkReferences()...)
 	return diags
 }
 

@@ -129,7 +129,9 @@ type DeviceType struct {
 
 // Bootloader of a device type.
 type Bootloader struct {
-	Kind            string `json:"kind"`                  // u-boot
+	Kind            string `json:"kind"`                  // u-boot, grub-efi
+	Partition       string `json:"partition,omitempty"`   // grub-efi: the EFI system partition
+	Loader          string `json:"loader,omitempty"`      // grub-efi: path on it
 	Environment     string `json:"environment,omitempty"` // name of the layout's reserve
 	EnvironmentSize int64  `json:"environment_size,omitempty"`
 	Redundant       bool   `json:"redundant"`

@@ -321,6 +321,12 @@ var deviceTypeSchema = &blockSchema{
 		Kind: "bootloader", Min: 1, Max: 1,
 		Doc: "What chooses the slot at boot.",
 		Types: []*typeSchema{{
+			Name: "grub-efi", Doc: "GRUB on UEFI with the scripts of grub-mender-grubenv, which keep the environment in files on the EFI system partition. They are made with the image; the loader and its configuration come with a fill.",
+			Attrs: []*attrSchema{
+				{Name: "partition", Type: tString, Doc: "Name of the layout's EFI system partition: a vfat with a mount, by default the bootable one."},
+				{Name: "loader", Type: tString, Check: checkLoader, Doc: "Path of the loader on it; by default that which firmware looks for, such as EFI/BOOT/BOOTX64.EFI on amd64."},
+			},
+		}, {
 			Name: "u-boot", Doc: "U-Boot with its environment in a reserve of the layout.",
 			Attrs: []*attrSchema{
 				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},

@@ -53,8 +53,8 @@ source "yocto" "rpi4" {
 }
 
 source "yocto" "gateway" {
-  deploy_dir = "build-gateway/tmp/deploy/images/gateway-arm64"
-  machine    = "gateway-arm64"
+  deploy_dir = "build-gateway/tmp/deploy/images/gateway-x86-64"
+  machine    = "gateway-x86-64"
   image      = "fleet-image"
 }
 
@@ -89,14 +89,10 @@ layout "sd_ab" {
 
 layout "nvme_ab" {
   table = "gpt"
-  reserve "uboot_env" {
-    offset = "1MiB"
-    size   = "128KiB"
-  }
-  partition "boot" {
+  partition "esp" {
     size       = "256MiB"
     filesystem = "vfat"
-    mount      = "/uboot"
+    mount      = "/boot/efi"
     bootable   = true
   }
   slots "rootfs" {
@@ -122,16 +118,12 @@ device_type "rpi4" {
   }
 }
 
-# A gateway that boots by U-Boot, too: PCs with GRUB on UEFI cannot be expressed yet.
 device_type "gateway" {
-  type           = "gateway-arm64"
-  architecture   = "arm64"
+  type           = "gateway-x86-64"
+  architecture   = "amd64"
   layout         = layout.nvme_ab
   storage_device = "/dev/nvme0n1"
-  bootloader "u-boot" {
-    environment = "uboot_env"
-    redundant   = true
-  }
+  bootloader "grub-efi" {}
 }
 
 signer "file" "dev" {
@@ -190,11 +182,11 @@ image "gateway" {
   device_type = device_type.gateway
   artifact    = artifact.os["gateway"]
   server      = server.fleet
-  fill "uboot_env" {
-    file = source.yocto.gateway.uboot_env
-  }
-  fill "boot" {
-    files = source.yocto.gateway.boot_files
+  fill "esp" {
+    files = {
+      "EFI/BOOT/BOOTX64.EFI" = "${source.yocto.gateway.deploy_dir}/grub-efi-bootx64.efi"
+      "EFI/BOOT/grub.cfg"    = "${source.yocto.gateway.deploy_dir}/grub.cfg"
+    }
   }
   fill "rootfs" {
     file = source.yocto.gateway.rootfs

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 
 	"github.com/twinkeel/twinkeel/artifactfmt"
 	"github.com/twinkeel/twinkeel/imaging"
@@ -26,6 +27,9 @@ const (
 	fwEnvConfigFile  = "u-boot/fw_env.config"
 	rootfsPayload    = "rootfs-image"
 	bootEnvTypeUBoot = "u-boot"
+	bootEnvTypeGRUB  = "grub"
+	bootloaderGRUB   = "grub-efi"
+	grubEnvDir       = "grub-mender-grubenv" // on the EFI system partition; Mender's boot scripts know this name
 )
 
 // agentConfig is what the agent reads on a new device: Mender's keys, and a section of the agent's own that Mender's
@@ -121,6 +125,13 @@ func (r *runner) agentConfig(im *pipeline.Image, m *imaging.Map) ([]byte, error)
 	}
 	if im.DeviceType.Bootloader.Kind == bootEnvTypeUBoot {
 		config.Twinkeel.BootEnvironment = &bootEnv{Type: bootEnvTypeUBoot, Config: dataMount + "/" + fwEnvConfigFile}
+	}
+	if boot := im.DeviceType.Bootloader; boot.Kind == bootloaderGRUB {
+		for _, p := range im.DeviceType.Layout.Partitions {
+			if p.Name == boot.Partition {
+				config.Twinkeel.BootEnvironment = &bootEnv{Type: bootEnvTypeGRUB, Config: path.Join(p.Mount, grubEnvDir)}
+			}
+		}
 	}
 	text, err := json.MarshalIndent(config, "", "  ")
 	return append(text, '\n'), err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -100,6 +101,17 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			contents[env] = imaging.Content{Bytes: block}
 		}
 	}
+	if boot := im.DeviceType.Bootloader; boot.Kind == bootloaderGRUB && contents[boot.Partition].File == "" {
+		tree, err := grubEnvironment(m)
+		if err != nil {
+			return nil, err
+		}
+		content := contents[boot.Partition]
+		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+			return nil, fmt.Errorf("fill of %s: %w", boot.Partition, err)
+		}
+		contents[boot.Partition] = content
+	}
 	if data := dataPartition(&im.DeviceType.Layout); data != nil {
 		if content, filled := contents[data.Name]; filled && content.File != "" {
 			return contents, nil // a prebuilt data partition brings its own
@@ -109,7 +121,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[data.Name]
-		if content.Tree, err = addAgentData(content.Tree, tree); err != nil {
+		if content.Tree, err = addMade(content.Tree, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", data.Name, err)
 		}
 		contents[data.Name] = content
@@ -117,19 +129,19 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 	return contents, nil
 }
 
-// addAgentData adds the agent's files to those of a fill, which may have the same directories but not the same files.
-func addAgentData(fill, agent []imaging.TreeFile) ([]imaging.TreeFile, error) {
+// addMade adds files that are made to those of a fill, which may have the same directories but not the same files.
+func addMade(fill, made []imaging.TreeFile) ([]imaging.TreeFile, error) {
 	there := make(map[string]bool, len(fill))
 	for _, t := range fill {
 		there[path.Clean(t.Path)] = true
 	}
 	tree := slices.Clone(fill)
-	for _, t := range agent {
+	for _, t := range made {
 		switch {
 		case !there[t.Path]:
 			tree = append(tree, t)
 		case !t.Mode.IsDir():
-			return nil, fmt.Errorf("it has %s, which is made for the agent; leave it out", t.Path)
+			return nil, fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
 		}
 	}
 	return tree, nil
@@ -257,6 +269,26 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byt
 		copy(block[loc.Offset-area.Offset:], env)
 	}
 	return block, nil
+}
+
+// grubEnvironment is the first environment of GRUB on a device that was just flashed, in the files that the scripts of
+// grub-mender-grubenv read: slot A chosen and nothing pending.
+func grubEnvironment(m *imaging.Map) ([]imaging.TreeFile, error) {
+	a, err := slotNumber(m, "a")
+	if err != nil {
+		return nil, err
+	}
+	files, err := bootenv.GRUBFiles(map[string]string{
+		bootenv.VarBootPart: strconv.Itoa(a), bootenv.VarUpgradeAvailable: "0", bootenv.VarBootCount: "0",
+	})
+	if err != nil {
+		return nil, err
+	}
+	tree := []imaging.TreeFile{{Path: grubEnvDir, Mode: os.ModeDir | 0o755}}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		tree = append(tree, imaging.TreeFile{Path: path.Join(grubEnvDir, name), Mode: 0o644, Data: files[name]})
+	}
+	return tree, nil
 }
 
 // parseInitialEnv reads NAME=VALUE lines, as U-Boot's "make u-boot-initial-env" writes them. A text without bootcmd would

@@ -195,7 +195,7 @@ func TestLayoutIsCheckedBeforeTheBuild(t *testing.T) {
 func TestAgentDataBesideAFill(t *testing.T) {
 	t.Parallel()
 	agent := []imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o755}, {Path: "mender/device_type", Data: []byte("x")}}
-	tree, err := addAgentData([]imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o700}, {Path: "mender/extra", Data: []byte("y")}}, agent)
+	tree, err := addMade([]imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o700}, {Path: "mender/extra", Data: []byte("y")}}, agent)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestAgentDataBesideAFill(t *testing.T) {
 	if got := strings.Join(paths, " "); got != "mender mender/extra mender/device_type" {
 		t.Errorf("got %s", got)
 	}
-	if _, err := addAgentData([]imaging.TreeFile{{Path: "mender/device_type", Data: []byte("y")}}, agent); err == nil || !strings.Contains(err.Error(), "mender/device_type") {
+	if _, err := addMade([]imaging.TreeFile{{Path: "mender/device_type", Data: []byte("y")}}, agent); err == nil || !strings.Contains(err.Error(), "mender/device_type") {
 		t.Errorf("got %v", err)
 	}
 }
