@@ -1,6 +1,7 @@
 package imaging
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,34 +32,55 @@ type area struct {
 	mark string // that leads from the bar to the table
 }
 
+// withGaps are all areas in their order: what belongs to a region with holes comes in pieces.
 func (m *Map) withGaps() []area {
-	regions := append([]Region(nil), m.Regions...)
+	var pieces []area
+	var reserves int
+	regions := slices.Clone(m.Regions)
 	byOffset(regions)
+	for _, r := range regions {
+		mark := "▪"
+		switch r.Kind {
+		case KindPartition:
+			mark = fmt.Sprint(r.Number)
+		case KindReserve:
+			mark = reserveMark(reserves)
+			reserves++
+		}
+		for _, s := range r.Pieces() {
+			piece := area{Region: r, mark: mark}
+			piece.Offset, piece.Size = s.Offset, s.Size
+			pieces = append(pieces, piece)
+		}
+	}
+	slices.SortStableFunc(pieces, func(a, b area) int { return cmp.Compare(a.Offset, b.Offset) })
 	var out []area
 	end := int64(0)
 	gap := func(to int64) {
+		// What is between a boot record and its partition is nobody's.
+		if n := len(out); n > 0 && out[n-1].Name == regionEBR && to-end <= (ebrLead-1)*m.SectorSize {
+			return
+		}
 		if to > end {
 			out = append(out, area{Region: Region{Offset: end, Size: to - end}, free: true})
 		}
 	}
-	marks := 'a'
-	for _, r := range regions {
-		gap(r.Offset)
-		a := area{Region: r}
-		switch r.Kind {
-		case KindPartition:
-			a.mark = fmt.Sprint(r.Number)
-		case KindReserve:
-			a.mark = string(marks)
-			marks++
-		case KindTable, KindBackupTable:
-			a.mark = "▪"
-		}
+	for _, a := range pieces {
+		gap(a.Offset)
 		out = append(out, a)
-		end = max(end, r.End())
+		end = max(end, a.End())
 	}
 	gap(m.Size)
 	return out
+}
+
+// reserveMark is a letter, for as long as there are some.
+func reserveMark(n int) string {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	if n < len(letters) {
+		return letters[n : n+1]
+	}
+	return "*"
 }
 
 // drawBar draws a box with the marks, names and sizes. Every area gets a column (partitions three), what remains is
@@ -69,7 +91,11 @@ func (m *Map) drawBar(b *strings.Builder, areas []area, width int) {
 	})
 	inner := width - len(areas) - 1 // walls between areas
 	cells := share(areas, inner, m.Size)
-	if cells == nil { // more areas than columns: the table alone
+	if cells == nil { // more areas than columns: without the small ones that come in numbers
+		areas = slices.DeleteFunc(areas, func(a area) bool { return a.free || a.Name == regionEBR && a.Kind == KindTable })
+		cells = share(areas, width-len(areas)-1, m.Size)
+	}
+	if cells == nil { // still: the table alone
 		return
 	}
 	line := func(left, mid, right string, fill func(i int) string) {
@@ -107,7 +133,7 @@ func (a area) fill() string {
 
 func (a area) title(cells int) string {
 	if a.Kind == KindPartition {
-		return fitting(cells, a.mark+" "+a.Name, a.mark)
+		return fitting(cells, strings.TrimRight(a.mark+" "+cmp.Or(a.Name, a.Label), " "), a.mark)
 	}
 	if a.free {
 		return ""
@@ -183,7 +209,12 @@ func center(text string, cells int, fill string) string {
 
 func (m *Map) drawTable(b *strings.Builder, areas []area, width int) {
 	rows := [][]string{{"", "area", "offset", "size", "type", "content"}}
+	extended := m.Extended
 	for _, a := range areas {
+		if extended != nil && a.Offset >= extended.Offset {
+			rows = append(rows, area{Region: *extended}.row())
+			extended = nil
+		}
 		rows = append(rows, a.row())
 	}
 	widths := make([]int, len(rows[0]))
@@ -235,16 +266,29 @@ func (a area) row() []string {
 	name, typ, content := a.Name, "", ""
 	switch a.Kind {
 	case KindTable:
-		name, content = "partition table", strings.ToUpper(a.Name)
+		name, content = a.tableName()
+	case KindExtended:
+		name, typ, content = fmt.Sprint("extended partition ", a.Number), MBRTypeName(a.MBRType), "what follows, to "+place(a.End())
 	case KindBackupTable:
 		name, content = "backup table", strings.ToUpper(a.Name)
 	case KindReserve:
 		typ = "reserve"
 	case KindPartition:
-		typ = TypeName(a.Type)
+		typ = cmp.Or(TypeName(a.Type), MBRTypeName(a.MBRType))
 		content = a.content()
 	}
 	return []string{a.mark, name, at, size, typ, content}
+}
+
+func (a area) tableName() (name, content string) {
+	switch a.Name {
+	case regionEBR:
+		return fmt.Sprint("boot record of ", a.Number), "EBR"
+	case regionGPTEntries:
+		return "partition table", "GPT entries"
+	default:
+		return "partition table", strings.ToUpper(a.Name)
+	}
 }
 
 func (a area) content() string {
@@ -262,6 +306,14 @@ func (a area) content() string {
 	}
 	if a.Bootable {
 		parts = append(parts, "bootable")
+	}
+	if a.InMBR {
+		parts = append(parts, "in the MBR as "+a.MBRType)
+	}
+	for _, name := range a.Attributes {
+		if name != attributeLegacyBoot {
+			parts = append(parts, name)
+		}
 	}
 	return strings.Join(parts, ", ")
 }

@@ -26,7 +26,7 @@ func smallDisk(t testing.TB, sector int64) (memory, *Map) {
 	}}
 	m := mustMap(t, img)
 	disk := make(memory, m.Size)
-	if err := writeGPT(disk, m); err != nil {
+	if err := m.writeTable(disk); err != nil {
 		t.Fatal(err)
 	}
 	return disk, m
@@ -65,13 +65,13 @@ func TestReadMapOfDamagedTables(t *testing.T) {
 			"partition off the disk": {func(d memory, _ *Map) {
 				d[2*sector+45] = 1
 				reseal(d, sector, func(h []byte) {
-					binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(d[2*sector:2*sector+gptArraySize]))
+					binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(d[2*sector:2*sector+gptArraySize(gptEntries, sector)]))
 				})
 			}, "none"},
 			"overlap": {func(d memory, _ *Map) {
 				copy(d[2*sector+128+32:], d[2*sector+32:2*sector+48])
 				reseal(d, sector, func(h []byte) {
-					binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(d[2*sector:2*sector+gptArraySize]))
+					binary.LittleEndian.PutUint32(h[88:], crc32.ChecksumIEEE(d[2*sector:2*sector+gptArraySize(gptEntries, sector)]))
 				})
 			}, "none"},
 		} {

@@ -1,6 +1,7 @@
 package imaging
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,27 +14,56 @@ import (
 	"github.com/google/uuid"
 )
 
-// ErrNoTable says that there is no GPT on a disk, or none that is whole.
-var ErrNoTable = errors.New("no valid GPT")
+// ErrNoTable says that there is no partition table on a disk, or none that is whole.
+var ErrNoTable = errors.New("no valid partition table")
 
 // maxReadEntries bounds what ReadMap reads; tables have 128 entries, and nothing known makes more than 1024.
 const maxReadEntries = 1024
 
-// ReadMap reads the map of a disk of size bytes back: its GPT, the primary or if that is damaged the backup, and what
-// file system each partition holds. Reserves are not on the disk and not in the map. The source may be hostile; without a whole
-// table the error is [ErrNoTable].
+// ReadMap reads the map of a disk of size bytes back: its table, and what file system each partition holds. Of a GPT it
+// takes the primary or, if that is damaged, the backup. A disk whose MBR lists partitions and does not protect a GPT is one with
+// an MBR, as Linux sees it, even if an old GPT is still there. Reserves are not on the disk and not in the map, and
+// neither are the names of partitions in an MBR. The source may be hostile; without a whole table the error is [ErrNoTable].
 func ReadMap(r io.ReaderAt, size int64) (*Map, error) {
+	head, headErr := readMBRSector(r, size)
+	if headErr == nil && !head.protects() {
+		m, err := readMBR(r, size, head)
+		if err == nil || !errors.Is(err, ErrNoTable) {
+			return m, err
+		}
+		headErr = err
+	}
 	var first error
 	for _, sector := range []int64{512, 4096} {
 		m, err := readGPT(r, size, sector)
 		if err == nil {
-			return m, nil
+			m.addHybrid(head)
+			return m, m.probe(r)
 		}
 		if first == nil || !errors.Is(err, ErrNoTable) {
 			first = err
 		}
 	}
+	if headErr != nil && !errors.Is(headErr, errNoMBR) {
+		return nil, headErr
+	}
 	return nil, first
+}
+
+// probe finds out what the partitions hold.
+func (m *Map) probe(r io.ReaderAt) error {
+	for i := range m.Regions {
+		p := &m.Regions[i]
+		if p.Kind != KindPartition {
+			continue
+		}
+		found, err := Probe(io.NewSectionReader(r, p.Offset, p.Size), p.Size)
+		if err != nil {
+			return err
+		}
+		p.Filesystem, p.Label, p.FilesystemUUID = cmp.Or(found.Kind, FilesystemNone), found.Label, found.UUID
+	}
+	return nil
 }
 
 type gptHeader struct {
@@ -48,28 +78,27 @@ func readGPT(r io.ReaderAt, size, sector int64) (*Map, error) {
 	}
 	last := uint64(size/sector - 1)
 	head, entries, err := readHeader(r, 1, last, sector)
-	damaged, backupAt := "", last
+	backup, damaged := gptHeader{}, ""
 	if err == nil {
 		// The backup's place is in the header: at the end of the disk the image was made for.
-		backupAt = head.alternate
-		if _, _, err := readHeader(r, backupAt, last, sector); err != nil {
-			damaged = "backup"
+		if head.alternate != head.lba {
+			if backup, _, err = readHeader(r, head.alternate, last, sector); err != nil {
+				backup, damaged = gptHeader{}, "backup"
+			}
 		}
 	} else {
 		primary := err
 		if head, entries, err = readHeader(r, last, last, sector); err != nil {
-			return nil, fmt.Errorf("%w: at the start of the disk: %v; at its end: %v", ErrNoTable, primary, err)
+			return nil, fmt.Errorf("%w: no GPT at the start of the disk: %v; and none at its end: %v", ErrNoTable, primary, err)
 		}
-		damaged = "primary"
+		backup, damaged = head, "primary"
 	}
-	arraySize := alignUp(int64(head.entries)*int64(head.entrySize), sector)
 	m := &Map{Table: TableGPT, SectorSize: sector, Size: size, UUID: head.disk.String(), Damaged: damaged}
-	m.Regions = append(m.Regions, Region{Kind: KindTable, Name: TableGPT, Size: 2*sector + arraySize})
-	if damaged != "backup" {
-		m.Regions = append(m.Regions, Region{
-			Kind: KindBackupTable, Name: TableGPT, Offset: int64(backupAt)*sector - arraySize, Size: arraySize + sector,
-		})
+	if head.entries != gptEntries {
+		m.Entries = int(head.entries)
 	}
+	m.NoBackup = damaged == "" && backup.lba == 0
+	m.Regions = gptRegions(head, backup, sector)
 	for i := range int(head.entries) {
 		entry := entries[i*int(head.entrySize):][:gptEntrySize]
 		region, used, err := readEntry(entry, i+1, last, sector)
@@ -81,23 +110,38 @@ func readGPT(r io.ReaderAt, size, sector int64) (*Map, error) {
 		}
 	}
 	if err := checkOverlap(m.Regions); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoTable, err)
+		return nil, contradiction(err)
 	}
-	for i := range m.Regions {
-		p := &m.Regions[i]
-		if p.Kind != KindPartition {
-			continue
-		}
-		found, err := Probe(io.NewSectionReader(r, p.Offset, p.Size), p.Size)
-		if err != nil {
-			return nil, err
-		}
-		p.Filesystem, p.Label, p.FilesystemUUID = found.Kind, found.Label, found.UUID
-		if p.Filesystem == "" {
-			p.Filesystem = FilesystemNone
-		}
-	}
+	byOffset(m.Regions)
 	return m, nil
+}
+
+// contradiction is what a table says of two areas.
+func contradiction(err error) error {
+	var refused *LayoutError
+	if errors.As(err, &refused) {
+		return fmt.Errorf("%w: %s", ErrNoTable, refused.Reason)
+	}
+	return err
+}
+
+// gptRegions are where the tables are. What is damaged cannot say, and is taken to be where it usually is.
+func gptRegions(head, backup gptHeader, sector int64) []Region {
+	array := alignUp(int64(head.entries)*int64(head.entrySize), sector)
+	regions := []Region{{Kind: KindTable, Name: regionGPT, Size: 2*sector + array}}
+	if at := int64(head.array) * sector; head.lba == 1 && at != 2*sector {
+		regions[0].Size = 2 * sector
+		regions = append(regions, Region{Kind: KindTable, Name: regionGPTEntries, Offset: at, Size: array})
+	}
+	if backup.lba == 0 {
+		return regions
+	}
+	copied := Region{Kind: KindBackupTable, Name: regionGPT, Offset: int64(backup.lba) * sector, Size: sector}
+	if int64(backup.array)*sector+array == copied.Offset {
+		copied.Offset -= array
+		copied.Size += array
+	}
+	return append(regions, copied)
 }
 
 // readHeader reads one of the two tables with its entries and checks both checksums.
@@ -111,11 +155,11 @@ func readHeader(r io.ReaderAt, lba, last uint64, sector int64) (gptHeader, []byt
 		return h, nil, fmt.Errorf("reading sector %d: %w", lba, err)
 	}
 	le := binary.LittleEndian
-	if string(b[:8]) != "EFI PART" {
+	if string(b[:8]) != gptMagic {
 		return h, nil, errors.New("no signature")
 	}
 	length := le.Uint32(b[12:])
-	if length < 92 || int64(length) > sector {
+	if length < gptHeaderSize || int64(length) > sector {
 		return h, nil, fmt.Errorf("a header of %d bytes", length)
 	}
 	sum := le.Uint32(b[16:])
@@ -169,8 +213,9 @@ func readEntry(b []byte, number int, last uint64, sector int64) (Region, bool, e
 	r := Region{
 		Kind: KindPartition, Name: printable(string(utf16.Decode(units))), Number: number,
 		Offset: int64(start) * sector, Size: int64(end-start+1) * sector,
-		Type: typ.String(), UUID: guidFromDisk(b[16:32]).String(), Bootable: attributes&attributeLegacyBoot != 0,
+		Type: typ.String(), UUID: guidFromDisk(b[16:32]).String(), Attributes: attributeNames(attributes, true),
 	}
+	r.Bootable = r.hasAttribute(attributeLegacyBoot)
 	// A GPT has no place for slots; the names that slots get have.
 	for _, slot := range []string{"a", "b"} {
 		if strings.HasSuffix(r.Name, "_"+slot) {

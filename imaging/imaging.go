@@ -82,12 +82,12 @@ type Partition struct {
 	Offset     int64 // 0: the next free place
 	Align      int64 // of the start; default the layout's Alignment
 	Size       int64
-	Percent    float64 // of DiskSize, rounded down to the alignment
-	Rest       bool    // what all others leave of DiskSize, at least Size; several share it equally
-	Filesystem string  // a Filesystem constant
-	Label      string  // of the file system
-	Type       string  // GUID or a name of TypeNames; empty: after Filesystem and Bootable
-	UUID       string  // GUID of the partition (PARTUUID), GPT only; empty: derived from the image's seed
+	Percent    float64  // of DiskSize, rounded down to the alignment
+	Rest       bool     // what all others leave of DiskSize, at least Size; several share it equally
+	Filesystem string   // a Filesystem constant
+	Label      string   // of the file system
+	Type       string   // GUID or a name of TypeNames; empty: after Filesystem and Bootable
+	UUID       string   // GUID of the partition (PARTUUID), GPT only; empty: derived from the image's seed
 	Attributes []string // GPT only: names of AttributeNames or numbers of bits
 	Bootable   bool     // sets GPT's legacy boot attribute, which U-Boot's distro boot looks for, or MBR's active flag
 	Grow       bool     // takes the rest of DiskSize, if there is one; only the last partition can

@@ -147,7 +147,7 @@ func (img *Image) assemble(ctx context.Context, path string, m *Map, sources []s
 			return fmt.Errorf("writing %s: %s %q: %w", path, s.region.Kind, s.region.Name, err)
 		}
 	}
-	if err := writeGPT(out, m); err != nil {
+	if err := m.writeTable(out); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	if err := ctx.Err(); err != nil {

@@ -57,7 +57,7 @@ const (
 
 func demoLayout() Layout {
 	return Layout{
-		Reserves: []Reserve{{"boot", 32 * kib, 64 * kib}, {"env", envOffset, 2 * envSize}},
+		Reserves: []Reserve{{Name: "boot", Offset: 32 * kib, Size: 64 * kib}, {Name: "env", Offset: envOffset, Size: 2 * envSize}},
 		Partitions: []Partition{
 			{Name: "esp", Size: 8 * mib, Filesystem: FilesystemVFAT, Label: "boot", Bootable: true},
 			{Name: "rootfs_a", Size: 16 * mib, Filesystem: FilesystemExt4, Slot: "a"},
