@@ -9,35 +9,64 @@ import (
 )
 
 const (
-	copyChunk  = 1 << 20
-	copyGrain  = 4096 // zeros shorter than this are written
+	copyChunk  = 256 << 10 // stays in a core's cache between reading, looking for zeros and writing
+	copyGrain  = 4096      // zeros shorter than this are written
 	cloneGrain = 4096
 )
 
 var zeros [copyGrain]byte
 
-// copyFile puts size bytes of in at off of out, which reads as zeros there. If the file system can share the blocks of both
-// files, nothing is copied at all.
-func copyFile(ctx context.Context, out *os.File, off int64, in *os.File, size int64, report func(int64)) error {
+// copyFile puts size bytes of in from base on to every one of the places in out, which read as zeros there. If the file
+// system can share the blocks of both files, nothing is copied at all; otherwise each byte is read once, however many
+// places there are.
+func copyFile(ctx context.Context, out *os.File, places []int64, in *os.File, base, size int64, report func(int64)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if size%cloneGrain == 0 && off%cloneGrain == 0 && cloneRange(out, off, in, size) {
-		report(size)
+	var left []int64
+	for _, off := range places {
+		if cloneWhole(out, off, in, base, size) {
+			report(size)
+			continue
+		}
+		left = append(left, off)
+	}
+	if len(left) == 0 {
 		return nil
 	}
+	each := int64(len(left))
+	buf := make([]byte, min(copyChunk, max(size, 1)))
 	for at := int64(0); at < size; {
-		start, end := nextData(in, at, size)
-		report(start - at)
-		if start < end {
-			section := io.NewSectionReader(in, start, end-start)
-			if err := copySparse(ctx, out, off+start, section, end-start, report); err != nil {
+		start, end := nextData(in, base+at, base+size)
+		start, end = start-base, end-base
+		report((start - at) * each)
+		for at = start; at < end; {
+			if err := ctx.Err(); err != nil {
 				return err
 			}
+			// Chunks end where the buffer would after a hole, so that what is written begins and ends on blocks.
+			part := buf[:min(copyChunk-at%copyChunk, end-at)]
+			if _, err := in.ReadAt(part, base+at); err != nil {
+				if errors.Is(err, io.EOF) {
+					err = io.ErrUnexpectedEOF
+				}
+				return err
+			}
+			for _, off := range left {
+				if err := writeSparse(out, part, off+at); err != nil {
+					return err
+				}
+			}
+			at += int64(len(part))
+			report(int64(len(part)) * each)
 		}
-		at = end
 	}
 	return nil
+}
+
+// cloneWhole shares the blocks of a range of in with out and tells whether that worked.
+func cloneWhole(out *os.File, off int64, in *os.File, base, size int64) bool {
+	return size%cloneGrain == 0 && off%cloneGrain == 0 && base%cloneGrain == 0 && cloneRange(out, off, in, base, size)
 }
 
 // copySparse copies size bytes and leaves out blocks of zeros, so that the output is sparse whatever the input is, and

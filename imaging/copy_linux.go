@@ -7,9 +7,9 @@ import (
 )
 
 // cloneRange shares the blocks of in with out and tells whether that worked: XFS and btrfs can, on one file system.
-func cloneRange(out *os.File, off int64, in *os.File, size int64) bool {
+func cloneRange(out *os.File, off int64, in *os.File, base, size int64) bool {
 	return unix.IoctlFileCloneRange(int(out.Fd()), &unix.FileCloneRange{
-		Src_fd: int64(in.Fd()), Src_length: uint64(size), Dest_offset: uint64(off),
+		Src_fd: int64(in.Fd()), Src_offset: uint64(base), Src_length: uint64(size), Dest_offset: uint64(off),
 	}) == nil
 }
 

@@ -108,8 +108,30 @@ type Image struct {
 	Seed string
 	// Epoch is the time stamped on everything inside; the zero time is 1970-01-01.
 	Epoch time.Time
-	// Progress is told how many bytes of content have been placed. It may be nil.
+	// Outputs are written in the same pass, beside the raw image: a block map, compressed forms, other formats.
+	Outputs []Output
+	// Digests asks for the SHA-256 of the image, of every content and of every output.
+	Digests bool
+	// Progress is told how much of the work is done, in bytes. It may be nil.
 	Progress func(done, total int64)
+}
+
+// Result says what Write has made.
+type Result struct {
+	Map     *Map            `json:"map"`
+	Size    int64           `json:"size"`             // of the raw image, whether it was kept or not
+	SHA256  string          `json:"sha256,omitempty"` // of the raw image
+	Areas   []AreaDigest    `json:"areas,omitempty"`  // with Digests, in the order of their places
+	Mapped  int64           `json:"mapped,omitempty"` // bytes that the block map has
+	Outputs []WrittenOutput `json:"outputs,omitempty"`
+}
+
+// AreaDigest is the digest of what fills a partition or reserve: of the file system or file itself, without the zeros
+// that may follow it in its area. For a slot it is what Mender calls rootfs-image.checksum. Areas without content have none.
+type AreaDigest struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
 }
 
 // Content fills one area. Exactly one of its fields is set.

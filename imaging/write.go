@@ -3,6 +3,8 @@ package imaging
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -78,25 +80,76 @@ type source struct {
 	path   string // of a file; or
 	bytes  []byte
 	size   int64
+	base   int64       // where the content begins in the file
+	info   fs.FileInfo // of the file when it was looked at
+	there  bool        // the bytes are in their place of the image already
 }
 
-// Write makes the image at path. All input is checked and every file system is made before the image is begun; the
-// image then grows under a temporary name in the same folder, is synced once and appears under its name complete or, on any error
-// and when ctx ends, not at all. The returned map is that of Image.Map, with the labels and UUIDs of copied file systems.
-func Write(ctx context.Context, path string, img *Image) (m *Map, err error) {
+func (s *source) name() string {
+	if s.path == "" {
+		return fmt.Sprintf("the content of %s %q", s.region.Kind, s.region.Name)
+	}
+	return s.path
+}
+
+func (s *source) open() (*os.File, error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// check tells whether the file is still the one that was looked at. A file that changes between two readings of it
+// would make digests that are not those of the image.
+func (s *source) check(f *os.File) error {
+	if s.info == nil {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(info, s.info) || info.Size() != s.info.Size() || !info.ModTime().Equal(s.info.ModTime()) {
+		return fmt.Errorf("%s has changed while it was used", s.path)
+	}
+	return nil
+}
+
+// Write makes the image at path, and Image.Outputs beside it; without a path there are only those. All input is checked and
+// every file system is made before the image is begun. The files then grow under temporary names in their folders, are
+// synced and appear under their names all complete or, on any error and when ctx ends, not at all. The result's map is that
+// of Image.Map, with the labels and UUIDs of copied file systems.
+//
+// Each source is read once if only the raw image is made, and not at all where the file system can share blocks; digests
+// and outputs come from one pass over the image.
+func Write(ctx context.Context, path string, img *Image) (res *Result, err error) {
+	outputs := img.Outputs
+	if path != "" {
+		outputs = append([]Output{{Format: FormatRaw, Path: path}}, outputs...)
+	}
+	m, err := img.Map()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkOutputs(m, outputs); err != nil {
+		return nil, err
+	}
+	path = outputs[0].Path // that errors are about, and beside which there is room
 	defer func() {
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			err = &SpaceError{Path: path, Err: err}
 		}
 	}()
-	m, err = img.Map()
-	if err != nil {
-		return nil, err
-	}
 	sources, trees, err := img.survey(m)
 	if err != nil {
 		return nil, err
 	}
+	w := &writer{img: img, m: m, path: path, meter: newMeter(img, m, sources, trees)}
 	if len(trees) > 0 {
 		if err := CheckTools(); err != nil {
 			return nil, err
@@ -117,65 +170,246 @@ func Write(ctx context.Context, path string, img *Image) (m *Map, err error) {
 				return nil, err
 			}
 			sources = append(sources, src)
+			w.meter.end()
 		}
 	}
-	return m, img.assemble(ctx, path, m, sources)
+	return w.assemble(ctx, outputs, sources)
 }
 
-func (img *Image) assemble(ctx context.Context, path string, m *Map, sources []source) error {
-	out, err := durable.Create(path, 0o644)
+// writer is one run of Write behind the checks.
+type writer struct {
+	img   *Image
+	m     *Map
+	path  string
+	meter *meter
+}
+
+func (w *writer) assemble(ctx context.Context, outputs []Output, sources []source) (*Result, error) {
+	set, err := createOutputs(outputs)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer out.Abort()
-	if err := out.Truncate(m.Size); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	var done, total int64
-	for _, s := range sources {
-		total += s.size
-	}
-	report := func(n int64) {
-		done += n
-		if img.Progress != nil {
-			img.Progress(done, total)
+	defer set.abort()
+	if set.raw != nil {
+		if err := set.raw.Truncate(w.m.Size); err != nil {
+			return nil, fmt.Errorf("writing %s: %w", w.path, err)
 		}
 	}
-	report(0)
-	for _, s := range sources {
-		if err := s.copyTo(ctx, out.File, report); err != nil {
-			return fmt.Errorf("writing %s: %s %q: %w", path, s.region.Kind, s.region.Name, err)
-		}
+	var tables overlay
+	if err := w.m.writeTable(&tables); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", w.path, err)
 	}
-	if err := m.writeTable(out); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+	res := &Result{Map: w.m, Size: w.m.Size}
+	if len(outputs) == 1 && set.raw != nil && !w.img.Digests {
+		err = w.copyAll(ctx, set.raw.File.File, sources, tables)
+	} else {
+		err = w.streamAll(ctx, set, sources, tables, res)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return nil, fmt.Errorf("writing %s: %w", w.path, err)
 	}
-	return out.Commit()
+	if res.Outputs, err = set.written(); err != nil {
+		return nil, err
+	}
+	return res, set.commit()
 }
 
-func (s source) copyTo(ctx context.Context, out *os.File, report func(int64)) error {
-	if s.path == "" {
-		if err := copySparse(ctx, out, s.region.Offset, bytes.NewReader(s.bytes), s.size, report); err != nil {
-			return err
+// copyAll makes a raw image and nothing else: every source goes to all its places at once, in no particular order.
+func (w *writer) copyAll(ctx context.Context, out *os.File, sources []source, tables overlay) error {
+	done := make(map[int]bool)
+	for i := range sources {
+		s := &sources[i]
+		if done[i] || s.there {
+			continue
 		}
-		return nil
+		places := []int64{s.region.Offset}
+		for j := i + 1; j < len(sources) && s.path != ""; j++ {
+			if other := &sources[j]; other.path == s.path && other.base == s.base && other.size == s.size && !other.there {
+				places = append(places, other.region.Offset)
+				done[j] = true
+			}
+		}
+		if err := s.copyTo(ctx, out, places, w.meter.add); err != nil {
+			return fmt.Errorf("writing %s: %s %q: %w", w.path, s.region.Kind, s.region.Name, err)
+		}
 	}
-	in, err := os.Open(s.path)
+	w.meter.end()
+	for _, t := range tables {
+		if _, err := out.WriteAt(t.data, t.off); err != nil {
+			return fmt.Errorf("writing %s: %w", w.path, err)
+		}
+	}
+	return nil
+}
+
+func (s *source) copyTo(ctx context.Context, out *os.File, places []int64, report func(int64)) error {
+	if s.path == "" {
+		return copySparse(ctx, out, s.region.Offset, bytes.NewReader(s.bytes), s.size, report)
+	}
+	in, err := s.open()
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	info, err := in.Stat()
+	if err := copyFile(ctx, out, places, in, s.base, s.size, report); err != nil {
+		return err
+	}
+	return s.check(in)
+}
+
+// streamAll makes everything that needs the image's bytes in their order, and the raw image on the way.
+func (w *writer) streamAll(ctx context.Context, set *outputSet, sources []source, tables overlay, res *Result) error {
+	ctx, cancel := context.WithCancel(ctx)
+	reader, err := openPieces(w.m, sources, tables)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("writing %s: %w", w.path, err)
+	}
+	defer reader.close()
+	s, err := w.sinks(ctx, set, reader)
+	defer s.stop() // after cancel
+	defer cancel()
 	if err != nil {
 		return err
 	}
-	if info.Size() != s.size {
-		return fmt.Errorf("%s has changed while it was used: it had %d bytes and has %d", s.path, s.size, info.Size())
+	if err := reader.stream(ctx, s.all, w.meter.add); err != nil {
+		if strings.HasPrefix(err.Error(), "writing ") {
+			return err
+		}
+		return fmt.Errorf("writing %s: %w", w.path, err)
 	}
-	return copyFile(ctx, out, s.region.Offset, in, s.size, report)
+	if err := reader.unchanged(); err != nil {
+		return fmt.Errorf("writing %s: %w", w.path, err)
+	}
+	w.meter.end()
+	return s.collect(set, reader, res)
+}
+
+// sinks are the consumers of one stream.
+type sinks struct {
+	all    []sink
+	named  []*namedSink
+	image  *imageDigest
+	areas  *areaDigests
+	bmap   *bmapper
+	digest bool
+}
+
+func (w *writer) sinks(ctx context.Context, set *outputSet, reader *imageReader) (*sinks, error) {
+	s := &sinks{digest: w.img.Digests}
+	wants := func(format string) bool {
+		return slices.ContainsFunc(set.files, func(f *outputFile) bool { return f.Format == format })
+	}
+	var must *blockSet
+	if wants(FormatBmap) || wants(FormatAndroidSparse) {
+		var err error
+		if must, err = mustWrite(w.m, reader); err != nil {
+			return s, fmt.Errorf("writing %s: %w", w.path, err)
+		}
+	}
+	twins := reader.twins()
+	if set.raw != nil {
+		s.all = append(s.all, newRawSink(set.raw.File.File, reader))
+	}
+	if w.img.Digests {
+		s.image, s.areas = newImageDigest(), newAreaDigests(reader, twins)
+		s.all = append(s.all, s.image, s.areas)
+	}
+	if wants(FormatBmap) {
+		s.bmap = newBmapper(w.m, must, twins)
+		s.all = append(s.all, s.bmap)
+	}
+	for _, f := range set.files {
+		named, err := f.sinkFor(ctx, w.m.Size, must, w.img.Digests)
+		if err != nil {
+			return s, err
+		}
+		if named != nil {
+			s.named = append(s.named, named)
+			s.all = append(s.all, named)
+		}
+	}
+	return s, nil
+}
+
+func (s *sinks) stop() {
+	for _, n := range s.named {
+		n.stop()
+	}
+}
+
+// collect puts what the sinks have found into the result and writes the block map.
+func (s *sinks) collect(set *outputSet, reader *imageReader, res *Result) error {
+	if s.digest {
+		res.SHA256 = s.image.sum
+		for _, p := range reader.pieces {
+			res.Areas = append(res.Areas, AreaDigest{Name: p.region.Name, Size: p.size, SHA256: s.areas.sums[p.off()]})
+		}
+	}
+	for _, f := range set.files {
+		if f.Format != FormatBmap {
+			continue
+		}
+		res.Mapped = s.bmap.out.MappedBytes()
+		h := sha256.New()
+		if _, err := s.bmap.out.WriteTo(io.MultiWriter(f.File, h)); err != nil {
+			return fmt.Errorf("writing %s: %w", f.Output.Path, err)
+		}
+		if s.digest {
+			f.sum = hex.EncodeToString(h.Sum(nil))
+		}
+	}
+	return nil
+}
+
+// meter turns the steps of a run into one measure of progress. Every step has a part of the total, of which it cannot use
+// more, and gets the rest of it when it ends.
+type meter struct {
+	progress    func(done, total int64)
+	steps       []int64
+	done, total int64
+	used        int64 // of the current step
+}
+
+func newMeter(img *Image, m *Map, sources []source, trees []Region) *meter {
+	p := &meter{progress: img.Progress}
+	for _, r := range trees {
+		p.steps = append(p.steps, treeSize(img.Contents[r.Name].Tree))
+	}
+	last := m.Size
+	if len(img.Outputs) == 0 && !img.Digests {
+		last = 0
+		for _, s := range sources {
+			last += s.size
+		}
+		for _, r := range trees {
+			last += r.Size
+		}
+	}
+	p.steps = append(p.steps, last)
+	for _, n := range p.steps {
+		p.total += n
+	}
+	p.add(0)
+	return p
+}
+
+func (p *meter) add(n int64) {
+	n = min(n, p.steps[0]-p.used)
+	p.used += n
+	p.done += n
+	if p.progress != nil {
+		p.progress(p.done, p.total)
+	}
+}
+
+// end is called after each step.
+func (p *meter) end() {
+	p.add(p.steps[0] - p.used)
+	p.steps, p.used = append(p.steps[1:], 0), 0
 }
 
 // survey checks every content against its area and returns the ones to copy and the regions whose file system is to be made.
@@ -286,7 +520,7 @@ func openFile(r *Region, path string) (source, error) {
 			return source{}, err
 		}
 	}
-	return source{region: *r, path: path, size: info.Size()}, nil
+	return source{region: *r, path: path, size: info.Size(), info: info}, nil
 }
 
 // identify compares what a content is with what the layout says about its partition, and completes the region with it.

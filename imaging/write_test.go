@@ -123,11 +123,11 @@ func demoImage(t testing.TB) *Image {
 func write(t testing.TB, img *Image) (string, *Map) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.img")
-	m, err := Write(t.Context(), path, img)
+	res, err := Write(t.Context(), path, img)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path, m
+	return path, res.Map
 }
 
 func sum(t testing.TB, path string) string {
@@ -660,10 +660,11 @@ func TestLargeSparse(t *testing.T) {
 	start := time.Now()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "disk.img")
-	m, err := Write(t.Context(), path, img)
+	res, err := Write(t.Context(), path, img)
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := res.Map
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("an image that is nearly all holes took %v", took)
 	}
