@@ -50,16 +50,25 @@ func (d *imageDigest) finish() error {
 	return nil
 }
 
-// areaDigests are those of the contents, each over its own size.
+// areaDigests are those of the contents, each over its own size. One that has holes for others has none, since not all
+// of it is in the image.
 type areaDigests struct {
-	todo  []*piece // sorted
-	twins map[int64]int64
-	h     hash.Hash
-	sums  map[int64]string // by place
+	pieces []*piece // sorted
+	todo   []*piece
+	twins  map[int64]int64
+	h      hash.Hash
+	sums   map[int64]string // by place
 }
 
 func newAreaDigests(r *imageReader, twins map[int64]int64) *areaDigests {
-	return &areaDigests{todo: r.pieces, twins: twins, sums: make(map[int64]string)}
+	d := &areaDigests{twins: twins, sums: make(map[int64]string)}
+	for _, p := range r.pieces {
+		if !p.part {
+			d.pieces = append(d.pieces, p)
+		}
+	}
+	d.todo = d.pieces
+	return d
 }
 
 func (d *areaDigests) put(w *window) error {

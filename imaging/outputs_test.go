@@ -554,6 +554,42 @@ func TestOutputsRefused(t *testing.T) {
 	onlyFile(t, dir)
 }
 
+// What belongs to others inside a reserve is left to them, whether the content is copied or streamed.
+func TestReserveWithHoles(t *testing.T) {
+	t.Parallel()
+	loader := make([]byte, 600*kib)
+	rand.New(rand.NewSource(11)).Read(loader)
+	file := filepath.Join(t.TempDir(), "loader")
+	os.WriteFile(file, loader, 0o644)
+	for name, content := range map[string]Content{"bytes": {Bytes: loader}, "file": {File: file}} {
+		for _, digests := range []bool{false, true} {
+			img := &Image{
+				Layout: Layout{
+					Reserves: []Reserve{
+						{Name: "loader", Size: mib, Holes: []Span{{Offset: 440, Size: 17*kib - 440}, {Offset: 100 * kib, Size: 16 * kib}}},
+						{Name: "env", Offset: 100 * kib, Size: 16 * kib},
+					},
+					Partitions: []Partition{{Name: "x", Size: mib}},
+				},
+				Contents: map[string]Content{"loader": content, "env": {Bytes: []byte("environment")}}, Digests: digests,
+			}
+			path, m := write(t, img)
+			got, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			env := append([]byte("environment"), make([]byte, 16*kib-11)...)
+			if !bytes.Equal(got[:440], loader[:440]) || !bytes.Equal(got[17*kib:100*kib], loader[17*kib:100*kib]) ||
+				!bytes.Equal(got[100*kib:116*kib], env) || !bytes.Equal(got[116*kib:600*kib], loader[116*kib:]) {
+				t.Errorf("%s, digests %v: wrong content", name, digests)
+			}
+			if found, err := ReadMap(bytes.NewReader(got), m.Size); err != nil || found.Damaged != "" {
+				t.Errorf("%s, digests %v: %v, %+v", name, digests, err, found)
+			}
+		}
+	}
+}
+
 // Interrupted at any report of progress, or with a disk that is full, nothing is left, whatever was asked for.
 func TestOutputsInterrupted(t *testing.T) {
 	for after := 1; after < 60; after += 7 {

@@ -83,6 +83,31 @@ type source struct {
 	base   int64       // where the content begins in the file
 	info   fs.FileInfo // of the file when it was looked at
 	there  bool        // the bytes are in their place of the image already
+	part   bool        // of a content that has holes for others
+}
+
+// outsideHoles cuts a content into the parts between the holes of its region, which belong to others.
+func (s source) outsideHoles() []source {
+	if len(s.region.Holes) == 0 {
+		return []source{s}
+	}
+	var parts []source
+	for _, at := range s.region.Pieces() {
+		from := at.Offset - s.region.Offset
+		if from >= s.size {
+			break
+		}
+		part := s
+		part.part, part.size = true, min(at.Size, s.size-from)
+		part.region.Offset, part.region.Size, part.region.Holes = at.Offset, at.Size, nil
+		if s.path == "" {
+			part.bytes = s.bytes[from : from+part.size]
+		} else {
+			part.base += from
+		}
+		parts = append(parts, part)
+	}
+	return parts
 }
 
 func (s *source) name() string {
@@ -285,7 +310,7 @@ func (w *writer) streamAll(ctx context.Context, set *outputSet, sources []source
 		return fmt.Errorf("writing %s: %w", w.path, err)
 	}
 	w.meter.end()
-	return s.collect(set, reader, res)
+	return s.collect(set, res)
 }
 
 // sinks are the consumers of one stream.
@@ -342,10 +367,10 @@ func (s *sinks) stop() {
 }
 
 // collect puts what the sinks have found into the result and writes the block map.
-func (s *sinks) collect(set *outputSet, reader *imageReader, res *Result) error {
+func (s *sinks) collect(set *outputSet, res *Result) error {
 	if s.digest {
 		res.SHA256 = s.image.sum
-		for _, p := range reader.pieces {
+		for _, p := range s.areas.pieces {
 			res.Areas = append(res.Areas, AreaDigest{Name: p.region.Name, Size: p.size, SHA256: s.areas.sums[p.off()]})
 		}
 	}
@@ -445,13 +470,13 @@ func (img *Image) survey(m *Map) (sources []source, trees []Region, err error) {
 					return nil, nil, err
 				}
 			}
-			sources = append(sources, source{region: *r, bytes: content.Bytes, size: int64(len(content.Bytes))})
+			sources = append(sources, source{region: *r, bytes: content.Bytes, size: int64(len(content.Bytes))}.outsideHoles()...)
 		case content.File != "":
 			src, err := openFile(r, content.File)
 			if err != nil {
 				return nil, nil, err
 			}
-			sources = append(sources, src)
+			sources = append(sources, src.outsideHoles()...)
 		default:
 			r.Filesystem = FilesystemNone // slot B, or raw and without content
 			r.Label = ""
