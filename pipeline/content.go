@@ -18,6 +18,7 @@ type content struct {
 	missing hcl.Range // where something that is missing would go
 	// incomplete is set when a required argument is missing or misspelt, which has been reported.
 	incomplete bool
+	misread    bool // something in it was reported when the file was read
 }
 
 // nestedBlock is a block inside another, or a dynamic block that makes such blocks.
@@ -125,6 +126,7 @@ func readBody(body hcl.Body, header hcl.Range, s *blockSchema, typ, what string)
 			c.nested = append(c.nested, nested)
 		}
 	}
+	c.misread = diags.HasErrors()
 	diags = append(diags, c.checkMissing(s, typ, what, diags.HasErrors())...)
 	return c, diags
 }

@@ -28,7 +28,7 @@ func writeFile(name, text string) error {
 // diagnose does with a directory what a command does, as far as it goes.
 func diagnose(t testing.TB, dir string, o LoadOptions) (*Pipeline, *Plan, hcl.Diagnostics) {
 	t.Helper()
-	o.Dir, o.Version = dir, "0.1.0-dev"
+	o.Dir, o.Version, o.Layouts = dir, "0.1.0-dev", testLayouts{}
 	p, loadDiags := Load(o)
 	p.at("/p")
 	diags := slices.Concat(loadDiags, p.Validate())

@@ -325,6 +325,13 @@ func sentence(text string) string {
 	return text
 }
 
+func checkSectorSize(v cty.Value) string {
+	if n, _ := v.AsBigFloat().Int64(); n != sector && n != 4096 {
+		return "is 512 or 4096"
+	}
+	return ""
+}
+
 // checkEnvironmentSize keeps to what an environment can have: a header and a variable, and not more than is ever read.
 func checkEnvironmentSize(v cty.Value) string {
 	if n, _ := v.AsBigFloat().Int64(); n < sector || n%sector != 0 || n > 16<<20 {

@@ -215,7 +215,7 @@ func TestJSONSchemaRefuses(t *testing.T) {
 		{`"layout": "${layout.ab}"`, `"layout": "layout.ab"`},
 		{`"name": "${local.release}",`, ``},
 		{`"payload":`, `"pay":`},
-		{`"table": "gpt"`, `"table": "mbr"`},
+		{`"table": "gpt"`, `"table": "ext"`},
 		{`"alignment": 1048576`, `"alignment": 1.5`},
 		{`"bootable": true`, `"bootable": 1`},
 		{`"file": {"rootfs"`, `"fil": {"rootfs"`},

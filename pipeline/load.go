@@ -37,6 +37,7 @@ type Pipeline struct {
 
 	dir     string // absolute
 	version string // of the tool
+	layouts LayoutSolver
 	environ map[string]string
 	files   map[string]*hcl.File
 	given   map[string]*givenValue // of the root's variables
@@ -88,6 +89,7 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 	p := &Pipeline{
 		module:  newModule("."),
 		version: o.Version,
+		layouts: o.Layouts,
 		files:   make(map[string]*hcl.File),
 		environ: make(map[string]string),
 		given:   make(map[string]*givenValue),

@@ -18,6 +18,8 @@ type LoadOptions struct {
 	Args []VarArg
 	// Environ is the environment ("KEY=value"): TWINKEEL_VAR_name gives a variable's value, SOURCE_DATE_EPOCH the epoch.
 	Environ []string
+	// Layouts knows disks. Without it the sizes and places of partitions stay as they are written, and presets are unknown.
+	Layouts LayoutSolver
 	// Version is the tool's, for required_version and twinkeel.version. Empty, or none that can be compared, satisfies
 	// every requirement.
 	Version string

@@ -140,9 +140,12 @@ type Bootloader struct {
 // Layout is a layout block. Sizes and offsets are bytes; a slots block has become two partitions NAME_a and NAME_b.
 type Layout struct {
 	Address    string      `json:"address"`
-	Table      string      `json:"table"` // gpt
+	Table      string      `json:"table"` // gpt, mbr, hybrid
+	SectorSize int64       `json:"sector_size,omitempty"`
 	Alignment  int64       `json:"alignment"`
 	DiskSize   int64       `json:"disk_size,omitempty"` // 0: as small as fits
+	DiskID     string      `json:"disk_id,omitempty"`   // GUID, or 8 hex digits of an MBR; empty: made
+	GPT        GPT         `json:"gpt,omitzero"`
 	Reserves   []Reserve   `json:"reserves,omitempty"`
 	Partitions []Partition `json:"partitions"`
 
@@ -150,25 +153,50 @@ type Layout struct {
 	Areas map[string]hcl.Range `json:"-"` // of the areas' headers, by name
 }
 
+// GPT is what is unusual about a GPT.
+type GPT struct {
+	Entries       int   `json:"entries,omitempty"`        // 0: 128
+	EntriesOffset int64 `json:"entries_offset,omitempty"` // 0: behind the header
+	NoBackup      bool  `json:"no_backup,omitempty"`
+}
+
 // Reserve is an area outside every partition.
 type Reserve struct {
 	Name   string `json:"name"`
 	Offset int64  `json:"offset"`
 	Size   int64  `json:"size"`
+	Align  int64  `json:"align,omitempty"` // of Offset; 0: a sector
+	Holes  []Span `json:"holes,omitempty"` // what belongs to others, at offsets of the disk
 }
 
-// Partition of a layout.
+// Span is a piece of a disk.
+type Span struct {
+	Offset int64 `json:"offset"`
+	Size   int64 `json:"size"`
+}
+
+// Partition of a layout. One of Size, Percent and Rest is set before it is placed, and Size after it.
 type Partition struct {
-	Name       string `json:"name"`
-	Size       int64  `json:"size"`
-	Filesystem string `json:"filesystem"` // ext4, vfat, none
-	Label      string `json:"label,omitempty"`
-	Type       string `json:"type,omitempty"` // GUID or a name; empty: from Filesystem and role
-	Mount      string `json:"mount,omitempty"`
-	Bootable   bool   `json:"bootable,omitempty"`
-	Grow       bool   `json:"grow,omitempty"`
-	Slot       string `json:"slot,omitempty"` // "a" or "b"
-	SlotGroup  string `json:"slot_group,omitempty"`
+	Name       string   `json:"name"`
+	Number     int      `json:"number,omitempty"` // in the table; 0: not placed
+	Offset     int64    `json:"offset,omitempty"`
+	Size       int64    `json:"size"`
+	Percent    float64  `json:"percent,omitempty"` // of the disk
+	Rest       bool     `json:"rest,omitempty"`
+	Align      int64    `json:"align,omitempty"`
+	UUID       string   `json:"uuid,omitempty"`
+	Attributes []string `json:"attributes,omitempty"` // of a GPT
+	MBRType    string   `json:"mbr_type,omitempty"`
+	Logical    bool     `json:"logical,omitempty"`
+	InMBR      bool     `json:"in_mbr,omitempty"` // of a hybrid table
+	Filesystem string   `json:"filesystem"`       // ext4, vfat, none
+	Label      string   `json:"label,omitempty"`
+	Type       string   `json:"type,omitempty"` // GUID or a name; empty: from Filesystem and role
+	Mount      string   `json:"mount,omitempty"`
+	Bootable   bool     `json:"bootable,omitempty"`
+	Grow       bool     `json:"grow,omitempty"`
+	Slot       string   `json:"slot,omitempty"` // "a" or "b"
+	SlotGroup  string   `json:"slot_group,omitempty"`
 }
 
 // Image is an image block, evaluated. Artifact is the release that slot A holds.

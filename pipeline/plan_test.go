@@ -46,6 +46,7 @@ func mustLoad(t testing.TB, text string, o LoadOptions) *Pipeline {
 	if o.Dir == "" {
 		o.Dir = write(t, map[string]string{name: text})
 	}
+	o.Layouts = testLayouts{}
 	p, diags := Load(o)
 	fatal(t, p, diags)
 	fatal(t, p, p.Validate())

@@ -21,8 +21,6 @@ func (e *evaluator) checkTogether(whole bool) {
 	for _, address := range keys(e.instances) {
 		inst := e.instances[address]
 		switch r := inst.result.(type) {
-		case *Layout:
-			e.checkAreas(inst, r)
 		case *DeviceType:
 			e.checkBootPartition(inst, r)
 		case *Artifact:
@@ -36,50 +34,6 @@ func (e *evaluator) checkTogether(whole bool) {
 	}
 	if whole {
 		e.checkDepends()
-	}
-}
-
-// Areas of a layout.
-
-// gptSize is what the protective MBR, the header and the entries of a GPT take with sectors of 512 bytes.
-const gptSize = 34 * sector
-
-// checkAreas reports areas with a fixed place that overlap, each at its own block. Partitions follow one another by
-// themselves, so they can only be too many for the disk.
-func (e *evaluator) checkAreas(inst *instance, l *Layout) {
-	type area struct {
-		name     string
-		from, to int64
-	}
-	var fixed []area
-	if l.Table == "gpt" {
-		fixed = append(fixed, area{"the partition table", 0, gptSize})
-	}
-	sum, known := int64(0), true
-	for _, n := range inst.body.nested {
-		known = known && n.body.has("size")
-		size := n.body.integer("size")
-		switch n.schema.Kind {
-		case "slots":
-			sum += 2 * size
-		case "partition":
-			sum += size
-		case "reserve":
-			if !n.body.has("offset") || !n.body.has("size") {
-				continue
-			}
-			a := area{"the reserve " + n.label, n.body.integer("offset"), n.body.integer("offset") + size}
-			for _, other := range fixed {
-				if a.from < other.to && other.from < a.to {
-					e.report(fault("Areas overlap", fmt.Sprintf("%s (%s to %s) overlaps %s (%s to %s).", sentenceStart(a.name),
-						formatSize(a.from), formatSize(a.to), other.name, formatSize(other.from), formatSize(other.to)), n.body.rangeOf("offset")))
-				}
-			}
-			fixed = append(fixed, a)
-		}
-	}
-	if l.DiskSize > 0 && known && !inst.body.open && sum > l.DiskSize {
-		e.report(fault("Disk too small", fmt.Sprintf("The partitions need %s, but the disk has only %s.", formatSize(sum), formatSize(l.DiskSize)), inst.body.rangeOf("disk_size")))
 	}
 }
 

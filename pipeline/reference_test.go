@@ -139,7 +139,7 @@ func TestReferenceTellsWhenValuesAreKnown(t *testing.T) {
 		"  for_each     = local.machines\n", "", "  for_each    = local.machines\n", "", "  for_each = local.machines\n", "", "[each.key]", "", "each.value", `"qemuarm64"`, "each.key", `"qemu"`,
 		"values(artifact.os)", "[artifact.os]", "[for s in source.yocto.image : s.rootfs_size", "[source.yocto.image.rootfs_size", "{ for board, a in artifact.os : board => a.path }", "artifact.os.path",
 	).Replace(string(referenceExample))})
-	p, diags := Load(LoadOptions{Dir: dir, Vars: []string{"version=1.0.0"}})
+	p, diags := Load(LoadOptions{Dir: dir, Vars: []string{"version=1.0.0"}, Layouts: testLayouts{}})
 	if diags.HasErrors() || p.Validate().HasErrors() {
 		t.Fatal(diags, p.Validate())
 	}

@@ -261,49 +261,88 @@ var (
 	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"; more than zero."}
 )
 
+// Arguments of partitions and slots.
+var (
+	attrExtent     = &attrSchema{Name: "size", Type: tExtent, Required: true, Check: checkExtent, Doc: "Size, such as \"64MiB\", a share of disk_size such as \"25%\", or \"rest\" for what the others leave of it. Of slots: the size of each."}
+	attrOffset     = &attrSchema{Name: "offset", Type: tSize, Check: checkPositive, Doc: "Where it starts; by default at the next free place."}
+	attrAlign      = &attrSchema{Name: "align", Type: tSize, Check: checkAlignment, Doc: "In the place of the layout's alignment."}
+	attrUUID       = &attrSchema{Name: "uuid", Type: tString, Doc: "GUID of the partition (PARTUUID), GPT only; by default one that follows from the names."}
+	attrAttributes = &attrSchema{Name: "attributes", Type: listOf(tString), Doc: "GPT only: required, no-block-io, legacy-boot, read-only, hidden, no-automount, grow-filesystem, or numbers of bits."}
+	attrMBRType    = &attrSchema{Name: "mbr_type", Type: tString, Doc: "Type in an MBR: two hexadecimal digits such as \"0c\", or a name; by default after the file system."}
+	attrLogical    = &attrSchema{Name: "logical", Type: tBool, Default: cty.False, Doc: "MBR only: inside the extended partition. If none is set, it holds the fourth and further partitions when there are more than four."}
+	attrInMBR      = &attrSchema{Name: "in_mbr", Type: tBool, Default: cty.False, Doc: "Hybrid only: listed in the MBR, too; up to three can be."}
+)
+
 var layoutSchema = &blockSchema{
 	Kind: "layout", Label: "name", ForEach: true, Refers: true,
 	Doc: "How a disk is divided. Partitions are numbered in the order in which they stand.",
 	Attrs: []*attrSchema{
-		{Name: "table", Type: tString, Enum: []string{"gpt"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table; so far GPT alone."},
+		{Name: "preset", Type: tString, Enum: []string{"sdimg", "uefiimg", "gptimg", "biosimg"}, Doc: "A layout of Mender's in place of all else: the disk images of those names, with the same offsets and sizes, from the variables of the build."},
+		{Name: "variables", Type: mapOf(tString), Doc: "Variables of the build for preset, such as source.yocto.NAME.variables: MENDER_STORAGE_TOTAL_SIZE_MB, MENDER_PARTITION_ALIGNMENT and the like. Those that are missing have Mender's defaults."},
+		{Name: "table", Type: tString, Enum: []string{"gpt", "mbr", "hybrid"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table. A hybrid is a GPT whose MBR lists the partitions with in_mbr, too, for boot ROMs that read nothing else. An MBR with more than four partitions has an extended one for the fourth and further."},
+		{Name: "sector_size", Type: tInt, Default: number(sector), Check: checkSectorSize, Doc: "Logical sector of the disk: 512 or 4096 bytes."},
 		{Name: "alignment", Type: tSize, Default: number(mib), Check: checkAlignment, Doc: "Partitions start at multiples of it: a power of two, from 512 bytes to 1GiB."},
 		{Name: "disk_size", Type: tSize, Check: checkPositive, Doc: "Size of the disk image; by default as small as the partitions allow."},
+		{Name: "disk_id", Type: tString, Doc: "Identity of the disk: a GUID, or the 8 hexadecimal digits of an MBR's signature. By default one that follows from the names of image and device type."},
 	},
 	Blocks: []*blockSchema{
 		{
+			Kind: "gpt", Max: 1,
+			Doc: "What is unusual about a GPT, for chips that look for their boot loader where a table usually is.",
+			Attrs: []*attrSchema{
+				{Name: "entries", Type: tInt, Check: checkPositive, Doc: "How many partitions it has room for, by default 128. With 56 it ends at 8KiB."},
+				{Name: "entries_offset", Type: tSize, Check: checkPositive, Doc: "Where the entries of the primary table are; by default behind the header. The header is always in sector 1."},
+				{Name: "backup", Type: tBool, Default: cty.True, Doc: "Whether there is a copy at the end of the disk. Without one, a damaged table is the end of the data."},
+			},
+		},
+		{
 			Kind: "reserve", Label: "name",
-			Doc: "An area outside every partition, such as the boot loader's environment.",
+			Doc: "An area outside every partition, such as the boot loader's environment. What lies at offset 0 and has at most 440 bytes is the boot code of the first sector.",
 			Attrs: []*attrSchema{
 				{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts, from the beginning of the disk."},
 				attrSize,
+				{Name: "align", Type: tSize, Check: checkPositive, Doc: "What offset must be a multiple of; by default a sector. With 1 it may be anywhere and of any size."},
 			},
+			Blocks: []*blockSchema{{
+				Kind: "hole",
+				Doc:  "A part of the reserve that belongs to something else, such as the partition table inside a boot loader's image.",
+				Attrs: []*attrSchema{
+					{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts, from the beginning of the disk."},
+					attrSize,
+				},
+			}},
 		},
 		{
 			Kind: "partition", Label: "name",
 			Doc: "A partition.",
 			Attrs: []*attrSchema{
-				attrSize, attrFilesystem,
+				attrExtent, attrOffset, attrAlign, attrFilesystem,
 				{Name: "label", Type: tString, Doc: "Label of the file system: at most 16 bytes for ext4, 11 characters for vfat."},
 				{Name: "type", Type: tString, Doc: "Type of the partition: a GUID, or one of basic-data, bios-boot, esp, linux, reserved, swap, xbootldr. By default esp for a bootable vfat, basic-data for another vfat, else linux."},
+				attrUUID, attrAttributes, attrMBRType, attrLogical, attrInMBR,
 				{Name: "mount", Type: tString, Check: checkMount, Doc: "Where the device mounts it, an absolute path. What the agent needs goes onto the one with \"/data\"."},
 				{Name: "bootable", Type: tBool, Default: cty.False, Doc: "Whether the firmware boots from it; sets the attribute that U-Boot looks for."},
-				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it takes the rest of disk_size, beyond its size. The last partition alone can."},
+				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it takes the rest of disk_size, beyond its size; without disk_size, whether the device lets it grow to the end of its disk. The last partition alone can."},
 			},
 		},
 		{
-			Kind: "slots", Label: "name", Min: 1, Max: 1,
-			Doc:   "The pair of equal partitions NAME_a and NAME_b that hold the running and the next system.",
-			Attrs: []*attrSchema{attrSize, attrSlotsFS},
+			Kind: "slots", Label: "name", Max: 1,
+			Doc: "The pair of equal partitions NAME_a and NAME_b that hold the running and the next system. Every layout without a preset has it.",
+			Attrs: []*attrSchema{
+				attrExtent, attrAlign, attrSlotsFS,
+				{Name: "type", Type: tString, Doc: "Type of both partitions: a GUID or a name, as for partition; by default linux."},
+				attrAttributes, attrMBRType, attrLogical, attrInMBR,
+			},
 		},
 	},
 	Exposes: []exposedSchema{
-		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two. mount is null where there is none."},
+		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two: name, number in the table, start and size in bytes, filesystem and mount, which is null where there is none."},
 		{Name: "slot_size", Type: cty.Number, Doc: "Size of one slot in bytes."},
 	},
 }
 
 var partitionObject = cty.Object(map[string]cty.Type{
-	"name": cty.String, "number": cty.Number, "size": cty.Number, "filesystem": cty.String, "mount": cty.String,
+	"name": cty.String, "number": cty.Number, "start": cty.Number, "size": cty.Number, "filesystem": cty.String, "mount": cty.String,
 })
 
 var deviceTypeSchema = &blockSchema{

@@ -1,6 +1,6 @@
 layout "ab" {
-  reserve "env" {
-    offset = "16KiB" # ERROR: Areas overlap
+  reserve "env" { # ERROR: Layout not possible
+    offset = "16KiB"
     size   = "128KiB"
   }
   partition "boot" {

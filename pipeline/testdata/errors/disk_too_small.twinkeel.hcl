@@ -1,5 +1,5 @@
 layout "ab" {
-  disk_size = "100MiB" # ERROR: Disk too small
+  disk_size = "100MiB"
   reserve "env" {
     offset = "1MiB"
     size   = "128KiB"
@@ -8,7 +8,7 @@ layout "ab" {
     size       = "16MiB"
     filesystem = "vfat"
   }
-  slots "rootfs" {
+  slots "rootfs" { # ERROR: Layout not possible
     size       = "64MiB"
     filesystem = "ext4"
   }

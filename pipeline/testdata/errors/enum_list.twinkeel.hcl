@@ -1,5 +1,5 @@
 layout "ab" {
-  table = "mbr" # ERROR: Wrong value
+  table = "ext" # ERROR: Wrong value
   slots "rootfs" {
     size       = "64MiB"
     filesystem = "ext4"
