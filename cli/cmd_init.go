@@ -15,6 +15,7 @@ import (
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/internal/version"
 	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
 	"github.com/twinkeel/twinkeel/pipeline/scaffold"
 )
 
@@ -219,11 +220,9 @@ func (a *app) checkDraft(ctx context.Context, o initOptions, dir string) error {
 	if o.from == "" {
 		return nil
 	}
-	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: dir, Environ: a.env, Version: version.Version})
+	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: dir, Environ: a.env, Version: version.Version, Layouts: build.Layouts{}})
 	if !diags.HasErrors() {
-		var plan *pipeline.Plan
-		plan, diags = p.Plan(ctx, pipeline.PlanOptions{})
-		diags = append(diags, layoutProblems(plan)...)
+		_, diags = p.Plan(ctx, pipeline.PlanOptions{})
 	}
 	if err := ctx.Err(); err != nil {
 		return err

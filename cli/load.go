@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +14,7 @@ import (
 )
 
 func (a *app) loadOptions() pipeline.LoadOptions {
-	return pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env, Version: version.Version}
+	return pipeline.LoadOptions{Dir: a.global.dir, Args: a.global.vars, Environ: a.env, Version: version.Version, Layouts: build.Layouts{}}
 }
 
 // load reads the pipeline that the global flags name. Its secrets are hidden from then on.
@@ -47,35 +46,10 @@ func (a *app) plan(ctx context.Context, targets []string) (*pipeline.Pipeline, *
 	}
 	plan, diags := p.Plan(ctx, pipeline.PlanOptions{Targets: targets})
 	a.hide(p) // what came from files while planning
-	diags = append(diags, layoutProblems(plan)...)
 	if err := a.check(p, diags); err != nil {
 		return nil, nil, err
 	}
 	return p, plan, nil
-}
-
-// layoutProblems are the images whose layouts can't be: areas that overlap, are misaligned or don't fit the disk.
-func layoutProblems(plan *pipeline.Plan) hcl.Diagnostics {
-	if plan == nil {
-		return nil
-	}
-	var diags hcl.Diagnostics
-	for _, action := range plan.Actions {
-		if action.Image == nil {
-			continue
-		}
-		if _, err := build.ImageMap(action.Image); err != nil {
-			detail := fmt.Sprintf("In %s, %s.", action.Image.DeviceType.Layout.Address, strings.TrimPrefix(err.Error(), "layout: "))
-			if hint := hintOf(err); hint != "" {
-				detail += "\n\nHint: " + hint + "."
-			}
-			at := action.Image.DeviceType.Layout.RangeOf(err.Error())
-			diags = append(diags, &hcl.Diagnostic{
-				Severity: hcl.DiagError, Summary: "Layout not possible", Detail: detail, Subject: &at,
-			})
-		}
-	}
-	return diags
 }
 
 // check turns errors among the diagnostics into an error, and prints what are only warnings.

@@ -453,11 +453,15 @@ func peMachine(head []byte) string {
 	return map[uint16]string{0x8664: "amd64", 0xaa64: "arm64", 0x14c: "386", 0x1c0: "arm", 0x1c2: "arm", 0x1c4: "arm", 0x5064: "riscv64"}[binary.LittleEndian.Uint16(head[at+4:])]
 }
 
-// areaRanges are the headers of a layout's areas by name, for those who find that they do not go together.
+// areaRanges are where a layout's areas are declared, by name, for those who find that they do not go together: the offset
+// where it is given, which is what there is to change then, else the header.
 func areaRanges(b *body) map[string]hcl.Range {
 	out := make(map[string]hcl.Range, len(b.nested))
 	for _, n := range b.nested {
 		out[n.label] = n.rng
+		if n.body.content.attrs["offset"] != nil {
+			out[n.label] = *n.body.rangeOf("offset")
+		}
 		if n.schema.Kind == "slots" {
 			out[n.label+"_a"], out[n.label+"_b"] = n.rng, n.rng
 		}

@@ -15,12 +15,12 @@ func (testLayouts) Preset(string, map[string]string) (*Layout, error) {
 }
 
 func (testLayouts) Place(l *Layout) error {
-	disk := imaging.Layout{Alignment: l.Alignment, DiskSize: l.DiskSize}
+	disk := imaging.Layout{Table: l.Table, SectorSize: l.SectorSize, Alignment: l.Alignment, DiskSize: l.DiskSize}
 	for _, r := range l.Reserves {
 		disk.Reserves = append(disk.Reserves, imaging.Reserve{Name: r.Name, Offset: r.Offset, Size: r.Size})
 	}
 	for _, p := range l.Partitions {
-		disk.Partitions = append(disk.Partitions, imaging.Partition{Name: p.Name, Size: p.Size, Grow: p.Grow})
+		disk.Partitions = append(disk.Partitions, imaging.Partition{Name: p.Name, Offset: p.Offset, Size: p.Size, Percent: p.Percent, Rest: p.Rest, Grow: p.Grow, InMBR: p.InMBR})
 	}
 	m, err := disk.Resolve()
 	if err != nil {
@@ -29,7 +29,7 @@ func (testLayouts) Place(l *Layout) error {
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		if area, ok := m.Find(p.Name); ok {
-			p.Number, p.Offset, p.Size = area.Number, area.Offset, area.Size
+			p.Number, p.Offset, p.Size, p.Percent, p.Rest = area.Number, area.Offset, area.Size, 0, false
 		}
 	}
 	return nil

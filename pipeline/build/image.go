@@ -22,21 +22,6 @@ import (
 // dataMount is where the data partition is mounted on a device; what the agent keeps is below it.
 const dataMount = "/data"
 
-// Layout turns a layout block into imaging's.
-func Layout(l *pipeline.Layout) *imaging.Layout {
-	out := &imaging.Layout{Table: l.Table, Alignment: l.Alignment, DiskSize: l.DiskSize}
-	for _, r := range l.Reserves {
-		out.Reserves = append(out.Reserves, imaging.Reserve{Name: r.Name, Offset: r.Offset, Size: r.Size})
-	}
-	for _, p := range l.Partitions {
-		out.Partitions = append(out.Partitions, imaging.Partition{
-			Name: p.Name, Size: p.Size, Filesystem: p.Filesystem, Label: p.Label, Type: p.Type,
-			Bootable: p.Bootable, Grow: p.Grow, Slot: p.Slot,
-		})
-	}
-	return out
-}
-
 // ImageMap resolves where everything in an image will be, without making it.
 func ImageMap(im *pipeline.Image) (*imaging.Map, error) {
 	return Layout(&im.DeviceType.Layout).Resolve()

@@ -3,8 +3,8 @@ layout "ab" {
     offset = "1MiB"
     size   = "128KiB"
   }
-  reserve "spl" { # ERROR: Layout not possible
-    offset = "1088KiB"
+  reserve "spl" {
+    offset = "1088KiB" # ERROR: Layout not possible
     size   = "1MiB"
   }
   partition "boot" {

@@ -1,6 +1,6 @@
 layout "ab" {
-  reserve "env" { # ERROR: Layout not possible
-    offset = "16KiB"
+  reserve "env" {
+    offset = "16KiB" # ERROR: Layout not possible
     size   = "128KiB"
   }
   partition "boot" {
