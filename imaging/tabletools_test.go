@@ -47,7 +47,7 @@ func tableMatrix() map[string]Layout {
 	hybrid := parts(5, 4*mib)
 	hybrid[0], hybrid[2].InMBR, hybrid[3].InMBR = boot, true, true
 	hybrid[0].InMBR, hybrid[3].MBRType = true, "preloader"
-	return map[string]Layout{
+	matrix := map[string]Layout{
 		"gpt":                    {Partitions: everything, DiskID: "01234567-89AB-CDEF-0123-456789ABCDEF"},
 		"gpt with 128":           {Partitions: parts(128, 64*kib), Alignment: 64 * kib},
 		"gpt with boot code":     {Partitions: parts(2, mib), Reserves: []Reserve{{Name: "code", Size: 440}}},
@@ -71,6 +71,12 @@ func tableMatrix() map[string]Layout {
 			{Name: "big", Size: 6 * gib}, {Name: "boot", Size: 64 * mib, Filesystem: FilesystemVFAT, InMBR: true, Bootable: true},
 		}},
 	}
+	for name, c := range presetCases {
+		if l, _, err := Preset(c.preset, c.vars); err == nil { // an error is TestPresets' to report
+			matrix["preset "+name] = *l
+		}
+	}
+	return matrix
 }
 
 // tableImage writes the tables alone, into a sparse file.
