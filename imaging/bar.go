@@ -90,10 +90,10 @@ func (m *Map) drawBar(b *strings.Builder, areas []area, width int) {
 		return a.free && a.Size < m.Size/int64(2*width)
 	})
 	inner := width - len(areas) - 1 // walls between areas
-	cells := share(areas, inner, m.Size)
+	cells := share(areas, inner, m.Size, leastColumns)
 	if cells == nil { // more areas than columns: without the small ones that come in numbers
 		areas = slices.DeleteFunc(areas, func(a area) bool { return a.free || a.Name == regionEBR && a.Kind == KindTable })
-		cells = share(areas, width-len(areas)-1, m.Size)
+		cells = share(areas, width-len(areas)-1, m.Size, leastColumns)
 	}
 	if cells == nil { // still: the table alone
 		return
@@ -141,16 +141,16 @@ func (a area) title(cells int) string {
 	return fitting(cells, a.mark)
 }
 
-// least is the number of columns that keeps an area visible.
-func least(a area) int {
+// leastColumns keeps an area visible.
+func leastColumns(a area) int {
 	if a.Kind == KindPartition {
 		return len(a.mark) + 2
 	}
 	return 1
 }
 
-// share gives each area its columns, or nothing if there are too few.
-func share(areas []area, inner int, size int64) []int {
+// share gives each area its columns, no less than least says, or nothing if there are too few.
+func share(areas []area, inner int, size int64, least func(area) int) []int {
 	cells := make([]int, len(areas))
 	left := inner
 	for i, a := range areas {
@@ -169,7 +169,7 @@ func share(areas []area, inner int, size int64) []int {
 			if best != nil && missing <= most {
 				continue
 			}
-			if same := sameSize(areas, a); len(same) <= left {
+			if same := sameSize(areas, a, least); len(same) <= left {
 				best, most = same, missing
 			}
 		}
@@ -184,7 +184,7 @@ func share(areas []area, inner int, size int64) []int {
 	return cells
 }
 
-func sameSize(areas []area, like area) (same []int) {
+func sameSize(areas []area, like area, least func(area) int) (same []int) {
 	for i, a := range areas {
 		if a.Kind == like.Kind && a.Size == like.Size && least(a) == least(like) {
 			same = append(same, i)

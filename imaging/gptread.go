@@ -73,7 +73,7 @@ type gptHeader struct {
 }
 
 func readGPT(r io.ReaderAt, size, sector int64) (*Map, error) {
-	if size < 8*sector {
+	if size < 3*sector {
 		return nil, fmt.Errorf("%w: the disk has only %s", ErrNoTable, FormatSize(max(size, 0)))
 	}
 	last := uint64(size/sector - 1)

@@ -311,5 +311,6 @@ func FuzzReadDisk(f *testing.F) {
 			end = r.End()
 		}
 		m.Bar(80)
+		drawn(t, m)
 	})
 }
