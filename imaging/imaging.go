@@ -134,24 +134,37 @@ type AreaDigest struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Content fills one area. Exactly one of its fields is set.
+// Content fills one area: with a file, with bytes, or with a file system that is made from a directory or an archive, to
+// which a tree may be added, or from the tree alone.
 type Content struct {
-	File  string // path of a file system image or any other bytes; holes stay holes
+	// File is the path of a file system image or any other bytes; holes stay holes. Where the layout wants a file system, a
+	// compressed one (gzip, bzip2, xz, zstd, lz4) is unpacked into its place.
+	File  string
 	Bytes []byte
-	Tree  []TreeFile // makes the file system that the partition names
+	Dir   string // path of a directory on the host, whose modes, owners, links, devices and attributes are kept
+	Tar   string // path of a tar archive, which may be compressed; the same is kept of it, and times before Image.Epoch
+	// RootOwned gives all of Dir or Tar to root, for a Dir whose owner is whoever has built it.
+	RootOwned bool
+	Tree      []TreeFile // makes the file system that the partition names, or adds to Dir or Tar
 }
 
-// TreeFile is one file, directory or symbolic link in a file system that Write makes. Directories that are not listed
-// belong to root with mode 0755.
+// TreeFile is one file, directory, link or device in a file system that Write makes. Directories that are not listed
+// belong to root with mode 0755. vfat takes files and directories only, and stores neither modes nor owners.
 type TreeFile struct {
 	Path string // slash-separated, below the root of the file system
-	// Mode holds the type (a directory, or nothing for files and links) and permissions; without any permission bit it
-	// is 0644 for files and 0755 for directories. vfat stores none of it.
-	Mode     fs.FileMode
-	UID, GID int
-	Source   string // path on the host; or
-	Data     []byte // the content itself; or
-	Link     string // the target of a symbolic link
+	// Mode holds the type (nothing for files and links) and permissions; without any permission bit it is 0644 for files
+	// and 0755 for directories.
+	Mode         fs.FileMode
+	UID, GID     int
+	Source       string // path on the host; or
+	Data         []byte // the content itself; or
+	Link         string // the target of a symbolic link; or
+	HardLink     string // the Path of another file of the tree, of which this is one more name
+	Major, Minor uint32 // of a device
+	// Xattrs are extended attributes by their full names: "security.capability", "user.x".
+	Xattrs map[string]string
+	// Time is that of the last change. No file is younger than Image.Epoch, and those without a time are as old.
+	Time time.Time
 }
 
 // Kinds of a [Region].

@@ -15,7 +15,7 @@ import (
 
 // The programs that make file systems, with the Debian packages they come in.
 var tools = []struct{ name, pkg string }{
-	{"mke2fs", "e2fsprogs"}, {"mkfs.vfat", "dosfstools"}, {"mcopy", "mtools"}, {"mmd", "mtools"},
+	{"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"}, {"mkfs.vfat", "dosfstools"}, {"mcopy", "mtools"}, {"mmd", "mtools"},
 }
 
 // ToolError says that a program is missing, or that it failed.
@@ -90,9 +90,15 @@ func findTool(name string) (string, error) {
 
 // runTool runs a program in dir with nothing of the caller's environment that could change its output.
 func (img *Image) runTool(ctx context.Context, dir string, env []string, name string, args ...string) error {
+	_, err := img.runToolOutput(ctx, dir, env, name, args...)
+	return err
+}
+
+// runToolOutput also returns what the program said.
+func (img *Image) runToolOutput(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
 	path, err := findTool(name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	epoch := strconv.FormatInt(img.epochSeconds(), 10)
 	var output bytes.Buffer
@@ -110,7 +116,7 @@ func (img *Image) runTool(ctx context.Context, dir string, env []string, name st
 		if strings.Contains(text, "No space left on device") {
 			err = syscall.ENOSPC
 		}
-		return &ToolError{Tool: name, Output: text, Err: err}
+		return "", &ToolError{Tool: name, Output: text, Err: err}
 	}
-	return nil
+	return output.String(), nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -21,6 +22,9 @@ func checkTree(r Region, tree []TreeFile) error {
 		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("%q: ", t.Path) + fmt.Sprintf(format, args...)}
 	}
 	vfat := r.Filesystem == FilesystemVFAT
+	if len(tree) > maxTreeFiles {
+		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("it has %d files; at most %d are supported", len(tree), maxTreeFiles)}
+	}
 	key := func(name string) string {
 		if vfat {
 			return strings.ToLower(name)
@@ -28,18 +32,18 @@ func checkTree(r Region, tree []TreeFile) error {
 		return name
 	}
 	for _, t := range tree {
-		name := clean(t.Path)
+		name := cmp.Or(clean(t.Path), ".")
 		if !fs.ValidPath(name) || strings.ContainsRune(name, 0) {
 			return bad(t, "not a path below the root of a file system")
 		}
 		if other, ok := seen[key(name)]; ok {
-			if clean(other.Path) == name {
+			if cmp.Or(clean(other.Path), ".") == name {
 				return bad(t, "it is listed twice")
 			}
 			return bad(t, "%q is also listed, and vfat does not tell them apart", other.Path)
 		}
 		seen[key(name)] = t
-		if err := checkTreeFile(t, name, vfat); err != "" {
+		if err := checkTreeFile(t, name, vfat, r.Size); err != "" {
 			return bad(t, "%s", err)
 		}
 		if t.Source != "" {
@@ -58,6 +62,12 @@ func checkTree(r Region, tree []TreeFile) error {
 				return bad(t, "%q is not a directory", parent.Path)
 			}
 		}
+		if t.HardLink != "" {
+			to, ok := seen[key(clean(t.HardLink))]
+			if !ok || !to.Mode.IsRegular() || to.Link != "" || to.HardLink != "" {
+				return bad(t, "%q, of which it is another name, is not among the files", t.HardLink)
+			}
+		}
 	}
 	if need := treeSize(tree); need > r.Size {
 		return &TooLargeError{Area: r.Kind, Name: r.Name, What: "the content", Need: need, Size: r.Size, Tree: true}
@@ -66,23 +76,29 @@ func checkTree(r Region, tree []TreeFile) error {
 }
 
 // checkTreeFile returns what is wrong with one entry, or nothing.
-func checkTreeFile(t TreeFile, name string, vfat bool) string {
+func checkTreeFile(t TreeFile, name string, vfat bool, size int64) string {
 	kinds := 0
-	for _, set := range []bool{t.Source != "", t.Data != nil, t.Link != ""} {
+	for _, set := range []bool{t.Source != "", t.Data != nil, t.Link != "", t.HardLink != ""} {
 		if set {
 			kinds++
 		}
 	}
-	other := t.Mode.Type() &^ (fs.ModeDir | fs.ModeSymlink)
+	special := t.Mode.Type() &^ (fs.ModeDir | fs.ModeSymlink)
 	switch {
 	case kinds > 1:
-		return "it has more than one of a source, data and a link target"
+		return "it has more than one of a source, data, a link target and another file's name"
 	case t.isDir() && kinds > 0:
 		return "a directory has no content"
 	case name == "." && !t.isDir():
 		return "the root is a directory"
-	case other != 0:
-		return fmt.Sprintf("%v is neither a file nor a directory nor a symbolic link", t.Mode)
+	case special != 0 && vfat:
+		return "vfat has neither devices, pipes nor sockets"
+	case special != 0 && kinds > 0:
+		return "a device, pipe or socket has no content"
+	case special&fs.ModeIrregular != 0:
+		return fmt.Sprintf("%v is no kind of file that is known here", t.Mode)
+	case t.Major > maxMajor || t.Minor > maxMinor:
+		return fmt.Sprintf("Linux has no device %d:%d", t.Major, t.Minor)
 	case t.Mode&fs.ModeSymlink != 0 && t.Link == "":
 		return "a symbolic link without a target"
 	case len(t.Link) > 4095:
@@ -91,6 +107,9 @@ func checkTreeFile(t TreeFile, name string, vfat bool) string {
 		return fmt.Sprintf("the owner %d:%d does not exist", t.UID, t.GID)
 	case vfat && t.Link != "":
 		return "vfat has no symbolic links"
+	}
+	if reason := checkXattrs(t.Xattrs, size); reason != "" {
+		return reason
 	}
 	for _, part := range strings.Split(name, "/") {
 		switch {
@@ -104,6 +123,33 @@ func checkTreeFile(t TreeFile, name string, vfat bool) string {
 		case strings.ContainsAny(part, "[]"):
 			return "names with brackets are not supported in vfat, mtools takes them for patterns"
 		}
+	}
+	return ""
+}
+
+const (
+	maxTreeFiles = 1 << 19
+	// Of devices: the kernel has 12 and 20 bits.
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
+)
+
+var xattrName = regexp.MustCompile(`^(user|security|trusted)\.[A-Za-z0-9._-]+$|^system\.posix_acl_(access|default)$`)
+
+// checkXattrs wants names that ext4 has, and no more bytes than fit beside an inode: one block.
+func checkXattrs(xattrs map[string]string, size int64) string {
+	room := 4096 - 64
+	if size < smallExt4 {
+		room = 1024 - 64
+	}
+	for name, value := range xattrs {
+		if len(name) > 255 || !xattrName.MatchString(name) {
+			return fmt.Sprintf("the extended attribute %q cannot be stored in ext4", name)
+		}
+		room -= 16 + (len(name)+3)/4*4 + (len(value)+3)/4*4
+	}
+	if room < 0 {
+		return "its extended attributes are too large for one block of the file system"
 	}
 	return ""
 }
@@ -138,6 +184,9 @@ func completeTree(tree []TreeFile) []TreeFile {
 		if t.Link != "" {
 			t.Mode = fs.ModeSymlink | 0o777
 		}
+		if t.HardLink != "" {
+			t.HardLink = clean(t.HardLink)
+		}
 		if t.Mode.Perm() == 0 {
 			t.Mode |= 0o644
 			if t.isDir() {
@@ -169,7 +218,11 @@ func completeTree(tree []TreeFile) []TreeFile {
 // stage puts the tree into a directory of the host. Modes, owners and times are not those of the tree: an ordinary user cannot
 // set them all, so they are set in the finished file system.
 func stage(ctx context.Context, dir string, tree []TreeFile) error {
+	linked := make(map[string]bool)
 	for _, t := range tree {
+		if t.HardLink != "" {
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -181,17 +234,35 @@ func stage(ctx context.Context, dir string, tree []TreeFile) error {
 			err = os.Mkdir(target, 0o700)
 		case t.Link != "":
 			err = os.Symlink(t.Link, target)
-		default:
-			err = stageFile(target, t)
+		default: // devices, pipes and sockets too: what they are is set in the finished file system
+			err = stageFile(target, t, linked)
 		}
 		if err != nil {
 			return fmt.Errorf("preparing %q: %w", t.Path, err)
 		}
 	}
+	for _, t := range tree {
+		if t.HardLink != "" {
+			from, to := filepath.Join(dir, filepath.FromSlash(t.HardLink)), filepath.Join(dir, filepath.FromSlash(t.Path))
+			if err := os.Link(from, to); err != nil {
+				return fmt.Errorf("preparing %q: %w", t.Path, err)
+			}
+		}
+	}
 	return nil
 }
 
-func stageFile(target string, t TreeFile) error {
+// stageFile gives the source another name in place of copying it, where the file system lets that be. Never twice for one
+// file: mke2fs would make it one file with two names.
+func stageFile(target string, t TreeFile, linked map[string]bool) error {
+	if t.Source != "" {
+		if id := fileID(t.Source); id != "" && !linked[id] {
+			linked[id] = true
+			if os.Link(t.Source, target) == nil {
+				return nil
+			}
+		}
+	}
 	out, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err

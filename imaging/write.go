@@ -84,6 +84,7 @@ type source struct {
 	info   fs.FileInfo // of the file when it was looked at
 	there  bool        // the bytes are in their place of the image already
 	part   bool        // of a content that has holes for others
+	packed bool        // the file is compressed, and size that of the compressed file
 }
 
 // outsideHoles cuts a content into the parts between the holes of its region, which belong to others.
@@ -170,43 +171,62 @@ func Write(ctx context.Context, path string, img *Image) (res *Result, err error
 			err = &SpaceError{Path: path, Err: err}
 		}
 	}()
-	sources, trees, err := img.survey(m)
+	sources, trees, err := img.survey(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	w := &writer{img: img, m: m, path: path, meter: newMeter(img, m, sources, trees)}
+	defer w.cleanup()
 	if len(trees) > 0 {
 		if err := CheckTools(); err != nil {
 			return nil, err
 		}
-		// Beside the image: there is room for it, and the finished file systems can be cloned instead of copied.
-		work, remove, err := durable.TempDir(path)
+	}
+	for _, r := range trees {
+		work, err := w.workDir()
 		if err != nil {
 			return nil, err
 		}
-		defer remove()
-		defer makeRemovable(work)
-		if work, err = filepath.Abs(work); err != nil { // the programs run in folders of their own
-			return nil, fmt.Errorf("creating %s: %w", path, err)
+		src, err := img.makeFilesystem(ctx, work, r, w.meter.add)
+		if err != nil {
+			return nil, err
 		}
-		for _, r := range trees {
-			src, err := img.makeFilesystem(ctx, work, r)
-			if err != nil {
-				return nil, err
-			}
-			sources = append(sources, src)
-			w.meter.end()
-		}
+		sources = append(sources, src)
+		w.meter.end()
 	}
 	return w.assemble(ctx, outputs, sources)
 }
 
 // writer is one run of Write behind the checks.
 type writer struct {
-	img   *Image
-	m     *Map
-	path  string
-	meter *meter
+	img    *Image
+	m      *Map
+	path   string
+	meter  *meter
+	work   string // made when it is needed
+	remove func()
+}
+
+// workDir is beside the image: there is room for it, and finished file systems can be cloned instead of copied.
+func (w *writer) workDir() (string, error) {
+	if w.work != "" {
+		return w.work, nil
+	}
+	dir, remove, err := durable.TempDir(w.path)
+	if err != nil {
+		return "", err
+	}
+	w.remove = func() { makeRemovable(dir); remove() }
+	if w.work, err = filepath.Abs(dir); err != nil { // the programs run in folders of their own
+		return "", fmt.Errorf("creating %s: %w", w.path, err)
+	}
+	return w.work, nil
+}
+
+func (w *writer) cleanup() {
+	if w.remove != nil {
+		w.remove()
+	}
 }
 
 func (w *writer) assemble(ctx context.Context, outputs []Output, sources []source) (*Result, error) {
@@ -219,6 +239,9 @@ func (w *writer) assemble(ctx context.Context, outputs []Output, sources []sourc
 		if err := set.raw.Truncate(w.m.Size); err != nil {
 			return nil, fmt.Errorf("writing %s: %w", w.path, err)
 		}
+	}
+	if err := w.unpackAll(ctx, set, sources); err != nil {
+		return nil, err
 	}
 	var tables overlay
 	if err := w.m.writeTable(&tables); err != nil {
@@ -401,18 +424,21 @@ type meter struct {
 
 func newMeter(img *Image, m *Map, sources []source, trees []Region) *meter {
 	p := &meter{progress: img.Progress}
+	last := int64(0)
 	for _, r := range trees {
-		p.steps = append(p.steps, treeSize(img.Contents[r.Name].Tree))
+		p.steps = append(p.steps, r.Size)
+		last += r.Size
 	}
-	last := m.Size
-	if len(img.Outputs) == 0 && !img.Digests {
-		last = 0
-		for _, s := range sources {
-			last += s.size
+	unpacked := make(map[string]bool)
+	for _, s := range sources {
+		if s.packed && !unpacked[s.path] {
+			unpacked[s.path] = true
+			p.steps = append(p.steps, s.region.Size)
 		}
-		for _, r := range trees {
-			last += r.Size
-		}
+		last += min(s.size, s.region.Size)
+	}
+	if len(img.Outputs) > 0 || img.Digests {
+		last = m.Size
 	}
 	p.steps = append(p.steps, last)
 	for _, n := range p.steps {
@@ -438,7 +464,7 @@ func (p *meter) end() {
 }
 
 // survey checks every content against its area and returns the ones to copy and the regions whose file system is to be made.
-func (img *Image) survey(m *Map) (sources []source, trees []Region, err error) {
+func (img *Image) survey(ctx context.Context, m *Map) (sources []source, trees []Region, err error) {
 	for _, name := range slices.Sorted(maps.Keys(img.Contents)) {
 		if _, ok := m.Find(name); !ok {
 			return nil, nil, unknownArea(m, name)
@@ -457,7 +483,7 @@ func (img *Image) survey(m *Map) (sources []source, trees []Region, err error) {
 		}
 		switch {
 		case img.makes(*r):
-			if err := checkTree(*r, content.Tree); err != nil {
+			if err := img.checkContent(ctx, *r, content); err != nil {
 				return nil, nil, err
 			}
 			trees = append(trees, *r)
@@ -505,17 +531,20 @@ func unknownArea(m *Map, name string) error {
 // check wants exactly one kind of content, and one that the region can take.
 func (c Content) check(r Region) error {
 	kinds := 0
-	for _, set := range []bool{c.File != "", c.Bytes != nil, c.Tree != nil} {
+	for _, set := range []bool{c.File != "", c.Bytes != nil, c.Dir != "", c.Tar != "", c.Tree != nil && c.Dir == "" && c.Tar == ""} {
 		if set {
 			kinds++
 		}
 	}
+	tree := c.Tree != nil || c.Dir != "" || c.Tar != ""
 	switch {
-	case kinds > 1:
-		return &ContentError{Name: r.Name, Reason: "it has more than one of a file, bytes and a tree"}
-	case c.Tree != nil && r.Kind == KindReserve:
+	case kinds > 1 || tree && (c.File != "" || c.Bytes != nil):
+		return &ContentError{Name: r.Name, Reason: "it has more than one of a file, bytes, a directory, an archive and a tree"}
+	case c.RootOwned && c.Dir == "" && c.Tar == "":
+		return &ContentError{Name: r.Name, Reason: "only a directory or an archive can be given to root as a whole"}
+	case tree && r.Kind == KindReserve:
 		return &ContentError{Name: r.Name, Reason: "a reserve has no file system to put files into", Advice: "give it the bytes or a file"}
-	case c.Tree != nil && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT:
+	case tree && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT:
 		return &ContentError{
 			Name: r.Name, Reason: fmt.Sprintf("a tree cannot be put into %q; only ext4 and vfat file systems are made here", r.Filesystem),
 			Advice: "set the partition's filesystem to ext4 or vfat, or give it a file system image",
@@ -537,15 +566,24 @@ func openFile(r *Region, path string) (source, error) {
 	if !info.Mode().IsRegular() {
 		return source{}, &ContentError{Name: r.Name, Reason: path + " is not a regular file"}
 	}
-	if info.Size() > r.Size {
-		return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: path, Need: info.Size(), Size: r.Size}
-	}
+	src := source{region: *r, path: path, size: info.Size(), info: info}
 	if r.Kind == KindPartition {
-		if err := identify(r, path, f, info.Size()); err != nil {
+		if src.packed, err = looksPacked(r, path, f, info.Size()); err != nil {
 			return source{}, err
 		}
 	}
-	return source{region: *r, path: path, size: info.Size(), info: info}, nil
+	if !src.packed {
+		if src.size > r.Size {
+			return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: path, Need: info.Size(), Size: r.Size}
+		}
+		if r.Kind == KindPartition {
+			if err := identify(r, path, f, info.Size()); err != nil {
+				return source{}, err
+			}
+		}
+	}
+	src.region = *r
+	return src, nil
 }
 
 // identify compares what a content is with what the layout says about its partition, and completes the region with it.
@@ -558,7 +596,7 @@ func identify(r *Region, what string, content io.ReaderAt, size int64) error {
 		return nil
 	}
 	switch {
-	case found.Compressed != "":
+	case found.Compressed != "": // bytes, or what was compressed twice
 		return &ContentError{
 			Name: r.Name, Reason: fmt.Sprintf("%s is compressed (%s), but the partition wants a %s file system", what, found.Compressed, r.Filesystem),
 			Advice: "unpack it first",
@@ -581,12 +619,13 @@ func identify(r *Region, what string, content io.ReaderAt, size int64) error {
 }
 
 // makeFilesystem makes the region's file system in a file below work, exactly as large as the region.
-func (img *Image) makeFilesystem(ctx context.Context, work string, r Region) (source, error) {
+func (img *Image) makeFilesystem(ctx context.Context, work string, r Region, report func(int64)) (source, error) {
 	path := filepath.Join(work, fmt.Sprintf("part%d.img", r.Number))
 	stage := filepath.Join(work, fmt.Sprintf("part%d", r.Number))
 	if err := os.Mkdir(stage, 0o700); err != nil {
 		return source{}, err
 	}
+	defer func() { makeRemovable(stage); os.RemoveAll(stage) }() // it is as large as what is in the file system
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return source{}, err
@@ -595,7 +634,10 @@ func (img *Image) makeFilesystem(ctx context.Context, work string, r Region) (so
 	if err := f.Truncate(r.Size); err != nil {
 		return source{}, err
 	}
-	tree := completeTree(img.Contents[r.Name].Tree)
+	tree, err := img.tree(ctx, filepath.Join(work, fmt.Sprintf("part%d.tar", r.Number)), r, report)
+	if err != nil {
+		return source{}, err
+	}
 	maker := img.makeExt4
 	if r.Filesystem == FilesystemVFAT {
 		maker = img.makeVFAT

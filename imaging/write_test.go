@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -48,6 +49,12 @@ func run(t testing.TB, name string, args ...string) string {
 		t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+func command(t testing.TB, name string, args ...string) (string, error) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	return string(out), err
 }
 
 const (
@@ -467,6 +474,13 @@ func TestContentRefused(t *testing.T) {
 	path, m := write(t, demoImage(t))
 	a, _ := m.Find("rootfs_a")
 	ext4, _ := os.ReadFile(extract(t, path, a))
+	gzipped := func(b []byte) []byte {
+		var out bytes.Buffer
+		w := gzip.NewWriter(&out)
+		w.Write(b)
+		w.Close()
+		return out.Bytes()
+	}
 	for name, c := range map[string]struct {
 		area    string
 		content Content
@@ -478,7 +492,14 @@ func TestContentRefused(t *testing.T) {
 		"missing file":      {"rootfs_a", Content{File: filepath.Join(dir, "gone")}, "no such file"},
 		"folder":            {"rootfs_a", Content{File: dir}, "not a regular file"},
 		"other kind":        {"rootfs_a", Content{File: file("squash", squash)}, `is a squashfs file system, but the partition wants ext4`},
-		"compressed":        {"rootfs_a", Content{File: file("gz", []byte("\x1f\x8b\x08xxxxx"))}, "is compressed (gzip)"},
+		"damaged gzip":      {"rootfs_a", Content{File: file("gz", []byte("\x1f\x8b\x08xxxxx"))}, "ends too early"},
+		"compressed bytes":  {"rootfs_a", Content{Bytes: []byte("\x1f\x8b\x08xxxxx")}, "is compressed (gzip)"},
+		"compressed text":   {"rootfs_a", Content{File: file("text.gz", gzipped([]byte("hello")))}, "no file system that is known here"},
+		"other kind, gz":    {"rootfs_a", Content{File: file("squash.gz", gzipped(squash))}, "is a squashfs file system, but the partition wants ext4"},
+		"unpacks to more":   {"rootfs_b", Content{File: file("more.gz", gzipped(append(bytes.Clone(ext4), make([]byte, mib)...)))}, "unpacks to more than the 16 MiB"},
+		"file system large": {"data", Content{File: file("large.gz", gzipped(ext4))}, "does not fit into partition \"data\": it has 16 MiB"},
+		"truncated in gz":   {"rootfs_a", Content{File: file("short.gz", gzipped(ext4[:8*mib]))}, "is truncated: it has 8 MiB"},
+		"cut off gz":        {"rootfs_a", Content{File: file("cut.gz", gzipped(ext4)[:20_000])}, "ends too early"},
 		"no file system":    {"rootfs_a", Content{File: file("text", []byte("hello"))}, "no file system that is known here"},
 		"truncated":         {"rootfs_a", Content{File: file("short", ext4[:8*mib])}, "is truncated: it has 8 MiB (8388608 bytes), but its file system has 16 MiB (16777216 bytes)"},
 		"path climbs":       {"data", Content{Tree: []TreeFile{{Path: "a\x00b"}}}, "not a path"},
@@ -488,7 +509,20 @@ func TestContentRefused(t *testing.T) {
 		"vfat link":         {"esp", Content{Tree: []TreeFile{{Path: "a", Link: "b"}}}, "no symbolic links"},
 		"vfat trailing dot": {"esp", Content{Tree: []TreeFile{{Path: "a."}}}, "does not keep"},
 		"file as folder":    {"data", Content{Tree: []TreeFile{{Path: "a"}, {Path: "a/b"}}}, `"a" is not a directory`},
-		"device":            {"data", Content{Tree: []TreeFile{{Path: "a", Mode: fs.ModeDevice}}}, "neither a file nor a directory nor a symbolic link"},
+		"irregular":         {"data", Content{Tree: []TreeFile{{Path: "a", Mode: fs.ModeIrregular}}}, "no kind of file"},
+		"device in vfat":    {"esp", Content{Tree: []TreeFile{{Path: "a", Mode: fs.ModeDevice}}}, "neither devices"},
+		"no such device":    {"data", Content{Tree: []TreeFile{{Path: "a", Mode: fs.ModeDevice, Major: 4096}}}, "no device 4096:0"},
+		"pipe with data":    {"data", Content{Tree: []TreeFile{{Path: "a", Mode: fs.ModeNamedPipe, Data: []byte("x")}}}, "has no content"},
+		"dangling name":     {"data", Content{Tree: []TreeFile{{Path: "a", HardLink: "b"}}}, "is not among the files"},
+		"name of a folder":  {"data", Content{Tree: []TreeFile{{Path: "a", HardLink: "b"}, {Path: "b", Mode: fs.ModeDir}}}, "is not among the files"},
+		"unknown xattr":     {"data", Content{Tree: []TreeFile{{Path: "a", Xattrs: map[string]string{"os2.x": ""}}}}, `"os2.x"`},
+		"odd xattr":         {"data", Content{Tree: []TreeFile{{Path: "a", Xattrs: map[string]string{"user.a\nquit": ""}}}}, "cannot be stored"},
+		"large xattr":       {"data", Content{Tree: []TreeFile{{Path: "a", Xattrs: map[string]string{"user.a": strings.Repeat("x", 5000)}}}}, "too large"},
+		"no such folder":    {"data", Content{Dir: filepath.Join(dir, "gone")}, "no such file"},
+		"folder is a file":  {"data", Content{Dir: path}, "is not a directory"},
+		"no such archive":   {"data", Content{Tar: filepath.Join(dir, "gone")}, "no such file"},
+		"root of a tree":    {"data", Content{Tree: []TreeFile{{Path: "a"}}, RootOwned: true}, "only a directory or an archive"},
+		"folder and file":   {"data", Content{Dir: dir, File: path}, "more than one"},
 		"long name":         {"data", Content{Tree: []TreeFile{{Path: strings.Repeat("x", 256)}}}, "at most 255 bytes"},
 		"two sources":       {"data", Content{Tree: []TreeFile{{Path: "a", Source: path, Data: []byte("x")}}}, "more than one of"},
 		"missing source":    {"data", Content{Tree: []TreeFile{{Path: "a", Source: "/gone"}}}, "no such file"},
