@@ -132,7 +132,7 @@ func TestTar(t *testing.T) {
 				t.Errorf("no %s in %s", want, out)
 			}
 		}
-		out = run(t, "debugfs", "-R", fmt.Sprintf("stat /dev/nvme"), image)
+		out = run(t, "debugfs", "-R", "stat /dev/nvme", image)
 		if !regexp.MustCompile(`Type: block special\s[\s\S]*Device major/minor number: 259:70000`).MatchString(out) {
 			t.Errorf("debugfs: %s", out)
 		}
