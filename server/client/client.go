@@ -28,7 +28,10 @@ import (
 type Options struct {
 	// CACertificate is the path of a PEM file with certificates to trust beside those of the system.
 	CACertificate string
-	// HTTPClient replaces the client that New makes; CACertificate is ignored then.
+	// ClientCertificate and ClientKey are the paths of PEM files with a certificate, its chain and its unencrypted private
+	// key, for servers (or proxies before them) that ask for one. Both or none. A key that others may read is refused.
+	ClientCertificate, ClientKey string
+	// HTTPClient replaces the client that New makes; the certificates are ignored then.
 	HTTPClient *http.Client
 	// RetryWait is the pause before the first of the three tries of a request that only reads; it doubles each time.
 	// 0 means half a second.
@@ -75,7 +78,7 @@ func New(rawURL, token string, o Options) (*Client, error) {
 		c.wait = 500 * time.Millisecond
 	}
 	if c.http == nil {
-		t, err := newTransport(o.CACertificate)
+		t, err := newTransport(o)
 		if err != nil {
 			return nil, err
 		}
@@ -90,10 +93,17 @@ func New(rawURL, token string, o Options) (*Client, error) {
 	return c, nil
 }
 
-func newTransport(caFile string) (*http.Transport, error) {
+func newTransport(o Options) (*http.Transport, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if caFile != "" {
+	if o.ClientCertificate != "" || o.ClientKey != "" {
+		own, err := loadClientCertificate(o.ClientCertificate, o.ClientKey)
+		if err != nil {
+			return nil, err
+		}
+		t.TLSClientConfig.Certificates = []tls.Certificate{own}
+	}
+	if caFile := o.CACertificate; caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
 			return nil, fmt.Errorf("reading CA certificate: %w", err)

@@ -56,9 +56,19 @@ func (c *Client) Deployment(ctx context.Context, id string) (*menderapi.Deployme
 
 // SetDeploymentStatus aborts ("aborted"), pauses ("paused") or resumes ("running") a deployment.
 func (c *Client) SetDeploymentStatus(ctx context.Context, id, status string) error {
+	return c.setDeployment(ctx, id, menderapi.DeploymentStatus{Status: status})
+}
+
+// ApprovePhase releases the phase of that name, which must be the one that waits for approval; ErrConflict says that it is
+// not.
+func (c *Client) ApprovePhase(ctx context.Context, id, phase string) error {
+	return c.setDeployment(ctx, id, menderapi.DeploymentStatus{Status: menderapi.StatusApproved, Phase: phase})
+}
+
+func (c *Client) setDeployment(ctx context.Context, id string, to menderapi.DeploymentStatus) error {
 	_, err := c.run(ctx, call{
 		method: http.MethodPut, path: fmt.Sprintf(menderapi.PathDeploymentAbort, url.PathEscape(id)),
-		body: menderapi.DeploymentStatus{Status: status}, accept: http.StatusNoContent,
+		body: to, accept: http.StatusNoContent,
 	})
 	return err
 }

@@ -116,6 +116,17 @@ func (e *ConnectError) Error() string {
 	return fmt.Sprintf("no answer from %s: %v", e.Server, e.err)
 }
 
+// wantsCertificate tells the answers of servers that want a client certificate, or another one. crypto/tls has no type for
+// the alerts of the other side (RFC 8446, section 6.2): they are texts in an operation called "remote error".
+func wantsCertificate(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" {
+		return false
+	}
+	text := op.Err.Error()
+	return strings.Contains(text, "certificate") // required, bad, expired, revoked, unknown, of an unknown authority
+}
+
 func (e *ConnectError) timeout() bool {
 	var n net.Error
 	return errors.As(e.err, &n) && n.Timeout()
@@ -131,6 +142,8 @@ func (e *ConnectError) Hint() string {
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
 	switch {
+	case wantsCertificate(e.err):
+		return "the server wants a certificate that it trusts; set client_certificate and client_key"
 	case errors.Is(e.err, syscall.ECONNREFUSED):
 		return "is the server running? `twinkeel server run` starts one"
 	case errors.As(e.err, &unknown):
@@ -162,7 +175,7 @@ func temporary(err error) bool {
 		return false
 	}
 	var cert *tls.CertificateVerificationError
-	return !conn.timeout() && !errors.As(conn.err, &cert) && !errors.Is(conn.err, syscall.ECONNREFUSED)
+	return !conn.timeout() && !errors.As(conn.err, &cert) && !wantsCertificate(conn.err) && !errors.Is(conn.err, syscall.ECONNREFUSED)
 }
 
 // withoutURL takes off the wrapper that repeats method and URL, which our own errors say already.
