@@ -50,6 +50,9 @@ func (s *Server) schedule(ctx context.Context) {
 	defer tick.Stop()
 	clean := time.NewTicker(cleanEvery)
 	defer clean.Stop()
+	if err := s.store.Settle(ctx, s.now()); err != nil && ctx.Err() == nil {
+		s.log.Error("advancing rollouts", "error", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():

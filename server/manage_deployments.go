@@ -26,12 +26,12 @@ func (s *Server) newDeployment(w http.ResponseWriter, r *http.Request) error {
 	if err := s.decode(w, r, &n); err != nil {
 		return err
 	}
-	groups := n.Policy != nil && len(n.Policy.Groups) > 0
+	chosen := n.Policy != nil && (len(n.Policy.Groups) > 0 || len(n.Policy.ExcludeGroups) > 0 || len(n.Policy.Filter) > 0)
 	switch {
-	case len(n.Devices) > 0 && (n.AllDevices || groups):
-		return invalid("devices excludes all_devices and the policy's groups")
-	case len(n.Devices) == 0 && !n.AllDevices && !groups:
-		return invalid("the deployment has no devices: set devices, all_devices, or groups in the policy")
+	case len(n.Devices) > 0 && (n.AllDevices || chosen):
+		return invalid("devices excludes all_devices and the policy's groups, exclude_groups and filter")
+	case len(n.Devices) == 0 && !n.AllDevices && !chosen:
+		return invalid("the deployment has no devices: set devices, all_devices, or groups or a filter in the policy")
 	}
 	return s.createDeployment(w, r, n)
 }
@@ -128,7 +128,7 @@ func (s *Server) listDeployments(w http.ResponseWriter, r *http.Request) error {
 			*b.into = time.Unix(seconds, 0)
 		}
 	}
-	items, total, err := s.store.Deployments(r.Context(), f, p.store())
+	items, total, err := s.store.Deployments(r.Context(), f, p.store(), s.now())
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (s *Server) getDeployment(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	d, err := s.store.Deployment(r.Context(), id)
+	d, err := s.store.Deployment(r.Context(), id, s.now())
 	if err != nil {
 		return err
 	}
@@ -165,8 +165,14 @@ func (s *Server) steerDeployment(w http.ResponseWriter, r *http.Request) error {
 		err = s.store.Pause(r.Context(), id, "paused by a person", s.now())
 	case menderapi.RolloutRunning:
 		err = s.store.Resume(r.Context(), id, s.now())
+	case menderapi.StatusApproved:
+		err = s.store.Approve(r.Context(), id, req.Phase, s.now())
 	default:
-		return invalid("status must be aborted, paused or running")
+		return invalid("status must be aborted, paused, running or approved")
+	}
+	var notWaiting *rollout.NotWaitingError
+	if errors.As(err, &notWaiting) {
+		return refuse(http.StatusConflict, "%v", notWaiting)
 	}
 	if errors.Is(err, store.ErrFinished) {
 		return refuse(http.StatusUnprocessableEntity, "the deployment has finished already")
@@ -174,7 +180,7 @@ func (s *Server) steerDeployment(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.log.Info("deployment steered", "request", callOf(r).id, "deployment", id, "status", req.Status, "user", callOf(r).user)
+	s.log.Info("deployment steered", "request", callOf(r).id, "deployment", id, "status", req.Status, "phase", clip(req.Phase), "user", callOf(r).user)
 	return noContent(w)
 }
 
@@ -190,19 +196,19 @@ func (s *Server) getDeploymentPart(w http.ResponseWriter, r *http.Request) error
 	}
 	switch r.PathValue("what") {
 	case "statistics":
-		d, err := s.store.Deployment(r.Context(), id)
+		d, err := s.store.Deployment(r.Context(), id, s.now())
 		if err != nil {
 			return err
 		}
 		return writeJSON(w, http.StatusOK, d.Statistics.Status)
 	case "devices":
-		devices, _, err := s.store.DeploymentDevices(r.Context(), id, store.TargetFilter{}, store.Page{})
+		devices, _, err := s.store.DeploymentDevices(r.Context(), id, store.TargetFilter{}, store.Page{}, s.now())
 		if err != nil {
 			return err
 		}
 		return writeJSON(w, http.StatusOK, list(devices))
 	case "device_list":
-		devices, _, err := s.store.DeploymentDevices(r.Context(), id, store.TargetFilter{}, store.Page{})
+		devices, _, err := s.store.DeploymentDevices(r.Context(), id, store.TargetFilter{}, store.Page{}, s.now())
 		if err != nil {
 			return err
 		}
@@ -228,7 +234,7 @@ func (s *Server) pageDeploymentDevices(w http.ResponseWriter, r *http.Request) e
 	if err != nil {
 		return err
 	}
-	devices, total, err := s.store.DeploymentDevices(r.Context(), id, store.TargetFilter{Statuses: statuses}, p.store())
+	devices, total, err := s.store.DeploymentDevices(r.Context(), id, store.TargetFilter{Statuses: statuses}, p.store(), s.now())
 	if err != nil {
 		return err
 	}
@@ -266,7 +272,7 @@ func (s *Server) listStatistics(w http.ResponseWriter, r *http.Request) error {
 	}
 	items := []item{}
 	for _, id := range req.IDs {
-		d, err := s.store.Deployment(r.Context(), id)
+		d, err := s.store.Deployment(r.Context(), id, s.now())
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -310,7 +316,7 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 		return invalid("per_page must be a number from 1 to %d", maxHistoryPage)
 	}
 	id := r.PathValue("what")
-	all, total, err := s.store.Deployments(r.Context(), store.DeploymentFilter{Device: id}, p.store())
+	all, total, err := s.store.Deployments(r.Context(), store.DeploymentFilter{Device: id}, p.store(), s.now())
 	if err != nil {
 		return err
 	}
@@ -321,7 +327,7 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 	}
 	items := []item{}
 	for _, d := range all {
-		devices, _, err := s.store.DeploymentDevices(r.Context(), d.ID, store.TargetFilter{Device: id}, store.Page{})
+		devices, _, err := s.store.DeploymentDevices(r.Context(), d.ID, store.TargetFilter{Device: id}, store.Page{}, s.now())
 		if err != nil {
 			return err
 		}

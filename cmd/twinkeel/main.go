@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // windows of rollouts are in zones that the system may not have
 
 	"github.com/twinkeel/twinkeel/cli"
 )

@@ -100,6 +100,17 @@ type NewDeployment struct {
 type Policy struct {
 	// Groups limits the targets to these static groups; none means every accepted device.
 	Groups []string `json:"groups,omitempty"`
+	// ExcludeGroups are static groups whose devices take no part.
+	ExcludeGroups []string `json:"exclude_groups,omitempty"`
+	// Filter limits the targets to the devices that meet all of these predicates. With one the targets are not fixed: they
+	// are found out again whenever a device asks. One that meets the filter later joins, one that no longer does before it
+	// has begun leaves, and the deployment stays open until it expires, is aborted, or a newer one of its name starts.
+	Filter []Predicate `json:"filter,omitempty"`
+	// ExpiresSeconds is how long after its creation devices that have not begun are still offered the release; 0 means
+	// for ever.
+	ExpiresSeconds int64 `json:"expires_seconds,omitempty"`
+	// Window is when devices may begin; nil means always.
+	Window *Window `json:"window,omitempty"`
 	// Phases are released one after the other; none means one phase of 100 %. A device belongs to the first phase that
 	// reaches it; phases that leave devices over, and a phase for groups without devices, are refused.
 	Phases []Phase `json:"phases,omitempty"`
@@ -108,6 +119,35 @@ type Policy struct {
 	FailureThreshold *float64 `json:"failure_threshold,omitempty"`
 	// OnFailure is "pause" (the default) or "abort".
 	OnFailure string `json:"on_failure,omitempty"`
+}
+
+// Predicate is a condition on one attribute of a device, as in Mender's filters (POST /v2/inventory/filters/search, and
+// the filter of a deployment): inventory, identity or system is the scope; of Mender's types $eq, $ne, $in, $gte, $lte,
+// $exists and $regex are understood.
+type Predicate struct {
+	Scope     string          `json:"scope"`
+	Attribute string          `json:"attribute"`
+	Type      string          `json:"type"`
+	Value     json.RawMessage `json:"value"`
+}
+
+// Types of predicates.
+const (
+	PredicateEqual    = "$eq"     // the value is a text or a number
+	PredicateNotEqual = "$ne"     // likewise; also met by a device without the attribute
+	PredicateIn       = "$in"     // the value is a list of texts and numbers
+	PredicateAtLeast  = "$gte"    // the value is a number
+	PredicateAtMost   = "$lte"    // likewise
+	PredicateExists   = "$exists" // the value is true or false
+	PredicateMatches  = "$regex"  // the value is a regular expression, in RE2's syntax
+)
+
+// Window is a time of the week in which devices may begin an update. Outside of it those that have begun go on.
+type Window struct {
+	Days     []string `json:"days,omitempty"`     // mon … sun, on which it begins; none means every day
+	From     string   `json:"from,omitempty"`     // 15:04; with To, or neither of them for whole days
+	To       string   `json:"to,omitempty"`       // not included; at or before From it is on the next day; 24:00 is the day's end
+	Timezone string   `json:"timezone,omitempty"` // of the IANA database, such as Europe/Berlin; UTC without
 }
 
 // Phase is one step of a rollout: exactly one of Percent, Count and Groups says which devices it releases. Percent and
@@ -119,12 +159,15 @@ type Phase struct {
 	Groups           []string `json:"groups,omitempty"`
 	SoakSeconds      int64    `json:"soak_seconds,omitempty"`
 	FailureThreshold *float64 `json:"failure_threshold,omitempty"`
+	// Approval makes the rollout wait for a person before it releases this phase.
+	Approval bool `json:"approval,omitempty"`
 }
 
 // States of a rollout (Twinkeel).
 const (
 	RolloutRunning  = "running"
 	RolloutSoaking  = "soaking"
+	RolloutWaiting  = "waiting" // for the approval of the next phase
 	RolloutPaused   = "paused"
 	RolloutFinished = "finished"
 	RolloutAborted  = "aborted"
@@ -178,12 +221,36 @@ type Statistics struct {
 // RolloutProgress is where a deployment with a policy stands (Twinkeel).
 type RolloutProgress struct {
 	Policy      Policy          `json:"policy"`
-	State       string          `json:"state"` // running, soaking, paused, finished, aborted
+	State       string          `json:"state"` // running, soaking, waiting, paused, finished, aborted
 	Phase       int             `json:"phase"` // index of the current phase, from 0
 	PauseReason string          `json:"pause_reason,omitempty"`
 	SoakUntil   *time.Time      `json:"soak_until,omitempty"`
 	Phases      []PhaseProgress `json:"phases"`
+	Waits       *Wait           `json:"waits,omitempty"` // what goes on only later, or after somebody does something
+	Open        bool            `json:"open,omitempty"`  // further devices may join
+	Expires     *time.Time      `json:"expires,omitempty"`
+	Expired     bool            `json:"expired,omitempty"`
 }
+
+// Wait is what a rollout, or one of its devices, waits for (Twinkeel).
+type Wait struct {
+	For   string     `json:"for"`             // one of the constants below
+	Phase string     `json:"phase,omitempty"` // the phase that is waited for
+	Until *time.Time `json:"until,omitempty"` // when it ends by itself, if that is known
+}
+
+// What is waited for.
+const (
+	WaitApproval = "approval" // a person approves the next phase
+	WaitResume   = "resume"   // a person resumes the paused rollout
+	WaitSoak     = "soak"     // the phase is complete and soaks
+	WaitWindow   = "window"   // the window opens
+	WaitDevices  = "devices"  // devices of the released phases ask, or finish
+	WaitMatches  = "matches"  // further devices that meet the filter
+	WaitPhase    = "phase"    // a device: its phase is released
+	WaitRetry    = "retry"    // a device: the pause before its next attempt ends
+	WaitPoll     = "poll"     // a device: it asks
+)
 
 // PhaseProgress counts one phase's devices.
 type PhaseProgress struct {
@@ -194,9 +261,13 @@ type PhaseProgress struct {
 	Started bool   `json:"started"`
 }
 
-// DeploymentStatus changes a deployment: "aborted" (Mender), or "paused" and "running" (Twinkeel).
+// StatusApproved releases a phase that waits for approval (Twinkeel).
+const StatusApproved = "approved"
+
+// DeploymentStatus changes a deployment: "aborted" (Mender), or "paused", "running" and "approved" (Twinkeel).
 type DeploymentStatus struct {
 	Status string `json:"status"`
+	Phase  string `json:"phase,omitempty"` // approved: which phase, so that two people do not approve two by accident
 }
 
 // DeploymentDevice is one device of a deployment.
@@ -210,6 +281,7 @@ type DeploymentDevice struct {
 	Log      bool       `json:"log"`
 	Phase    string     `json:"phase,omitempty"`   // Twinkeel
 	Attempt  int        `json:"attempt,omitempty"` // Twinkeel: from 1; more than 1 after a retry
+	Waits    *Wait      `json:"waits,omitempty"`   // Twinkeel: what one waits for that has not begun
 }
 
 // Statuses of a device and of an auth set.

@@ -76,6 +76,11 @@ func TestComplete(t *testing.T) {
 		"endless soak":           {Phases: []menderapi.Phase{{Count: 1, SoakSeconds: 1 << 62}}},
 		"threshold of a phase":   {Phases: []menderapi.Phase{{Count: 1, FailureThreshold: ptr(-1)}}},
 		"too many phases":        {Phases: make([]menderapi.Phase, MaxPhases+1)},
+		"group in and out":       {Groups: []string{"a"}, ExcludeGroups: []string{"a"}},
+		"negative expiry":        {ExpiresSeconds: -1},
+		"endless expiry":         {ExpiresSeconds: 1 << 62},
+		"empty window":           {Window: &menderapi.Window{}},
+		"bad filter":             {Filter: []menderapi.Predicate{{}}},
 	} {
 		if _, err := Complete(p); err == nil {
 			t.Errorf("%s: no error", name)
@@ -92,6 +97,8 @@ func TestStep(t *testing.T) {
 	abort := two
 	abort.OnFailure = "abort"
 	odd := menderapi.Policy{OnFailure: "pause", FailureThreshold: ptr(4.6), Phases: []menderapi.Phase{{Name: "all", Percent: 100}}}
+	gated := menderapi.Policy{OnFailure: "pause", FailureThreshold: ptr(10), Phases: []menderapi.Phase{{Name: "canary", Count: 2, Approval: true}, {Name: "rest", Percent: 100, Approval: true}}}
+	three := menderapi.Policy{OnFailure: "pause", Phases: []menderapi.Phase{{Name: "a", Count: 1}, {Name: "b", Percent: 34}, {Name: "c", Percent: 100}}}
 	running := Position{State: "running"}
 	soakEnd := now.Add(time.Minute)
 	for name, c := range map[string]struct {
@@ -104,7 +111,19 @@ func TestStep(t *testing.T) {
 		"canary done":          {two, running, []Tally{{Devices: 2, Done: 2}, {Devices: 8}}, Position{State: "soaking", SoakUntil: soakEnd}},
 		"still soaking":        {two, Position{State: "soaking", SoakUntil: now.Add(1)}, []Tally{{Devices: 2, Done: 2}, {Devices: 8}}, Position{State: "soaking", SoakUntil: now.Add(1)}},
 		"soaked":               {two, Position{State: "soaking", SoakUntil: now}, []Tally{{Devices: 2, Done: 2}, {Devices: 8}}, Position{State: "running", Phase: 1}},
-		"canary of other ends": {two, running, []Tally{{Devices: 2, Other: 2}, {Devices: 8}}, Position{State: "soaking", SoakUntil: soakEnd}},
+		"canary of other ends": {two, running, []Tally{{Devices: 2, Other: 2}, {Devices: 8}}, Position{State: "paused", Reason: `phase "canary" ended without a device that has the release`}},
+		"one of them has it":   {two, running, []Tally{{Devices: 2, Other: 1, Done: 1}, {Devices: 8}}, Position{State: "soaking", SoakUntil: soakEnd}},
+		"passed by a person":   {two, Position{State: "running", Passed: true}, []Tally{{Devices: 2, Other: 2}, {Devices: 8}}, Position{State: "soaking", SoakUntil: soakEnd, Passed: true}},
+		"forgiven, no success": {two, Position{State: "running", Forgiven: 2}, []Tally{{Devices: 2, Failed: 2}, {Devices: 8}}, Position{State: "paused", Forgiven: 2, Reason: `phase "canary" ended without a device that has the release`}},
+		"nobody, and no rest":  {two, running, []Tally{{Devices: 2, Other: 2}, {}}, Position{State: "finished", Phase: 1}},
+		"approval, at first":   {gated, Position{State: "running", Phase: -1}, []Tally{{Devices: 2}, {Devices: 8}}, Position{State: "waiting", Phase: -1}},
+		"approval, later":      {gated, running, []Tally{{Devices: 2, Done: 2}, {Devices: 8}}, Position{State: "waiting"}},
+		"waiting, one joins":   {gated, Position{State: "waiting", Open: true}, []Tally{{Devices: 3, Done: 2}, {Devices: 8}}, Position{State: "running", Open: true}},
+		"waiting, it fails":    {gated, Position{State: "waiting", Open: true}, []Tally{{Devices: 3, Done: 2, Failed: 1}, {Devices: 8}}, Position{State: "paused", Open: true, Reason: `1 of 3 devices of phase "canary" failed; its failure threshold is 10 %`}},
+		"waiting for nothing":  {gated, Position{State: "waiting", Phase: -1}, []Tally{{Devices: 2, Other: 2}, {}}, Position{State: "finished", Phase: 1}},
+		"open, nobody yet":     {two, Position{State: "running", Open: true}, []Tally{{}, {Devices: 8}}, Position{State: "running", Open: true}},
+		"open, all done":       {two, Position{State: "running", Phase: 1, Open: true}, []Tally{{Devices: 2, Done: 2}, {Devices: 8, Done: 8}}, Position{State: "running", Phase: 1, Open: true}},
+		"open, empty between":  {three, Position{State: "running", Open: true}, []Tally{{Devices: 1, Done: 1}, {}, {Devices: 1}}, Position{State: "running", Phase: 2, Open: true}},
 		"empty phase":          {two, running, []Tally{{}, {Devices: 8}}, Position{State: "running", Phase: 1}},
 		"one canary failed":    {two, running, []Tally{{Devices: 2, Failed: 1}, {Devices: 8}}, Position{State: "paused", Reason: `1 of 2 devices of phase "canary" failed; its failure threshold is 0 %`}},
 		"forgiven":             {two, Position{State: "running", Forgiven: 1}, []Tally{{Devices: 2, Failed: 1, Done: 1}, {Devices: 8}}, Position{State: "soaking", Forgiven: 1, SoakUntil: soakEnd}},
@@ -169,6 +188,89 @@ func TestThresholdIsExact(t *testing.T) {
 		}
 		if pos.Phase == 0 && tallies[1].Done+tallies[1].Failed > 0 {
 			t.Errorf("devices of the second phase ran though the first stopped")
+		}
+	}
+}
+
+func TestApprove(t *testing.T) {
+	p := menderapi.Policy{OnFailure: "pause", Phases: []menderapi.Phase{{Name: "canary", Count: 1, Approval: true}, {Name: "rest", Percent: 100, Approval: true}}}
+	tallies := []Tally{{Devices: 1}, {Devices: 3}}
+	pos := Step(p, Start(p), tallies, now)
+	if pos.State != menderapi.RolloutWaiting || pos.Phase != -1 {
+		t.Fatalf("at first: %+v", pos)
+	}
+	if _, err := Approve(p, pos, "rest", tallies, now); err == nil || !strings.Contains(err.Error(), `phase "canary" waits`) {
+		t.Errorf("another phase: %v", err)
+	}
+	pos, err := Approve(p, pos, "canary", tallies, now)
+	if err != nil || pos != (Position{State: "running"}) {
+		t.Fatalf("approved: %+v %v", pos, err)
+	}
+	if _, err := Approve(p, pos, "canary", tallies, now); err == nil || !strings.Contains(err.Error(), "no phase waits") {
+		t.Errorf("a second time: %v", err)
+	}
+	tallies[0].Done = 1
+	pos = Step(p, pos, tallies, now)
+	paused := Pause(pos, "why")
+	if _, err := Approve(p, paused, "rest", tallies, now); err == nil {
+		t.Error("a paused rollout was approved")
+	}
+	if resumed := Resume(p, paused, tallies, now); resumed.State != menderapi.RolloutWaiting || resumed.Phase != 0 {
+		t.Errorf("resuming approves nothing: %+v", resumed)
+	}
+	if pos, err = Approve(p, pos, "rest", tallies, now); err != nil || pos.Phase != 1 || pos.State != "running" {
+		t.Errorf("the rest: %+v %v", pos, err)
+	}
+}
+
+// TestResumeWithoutSuccess: a person may let a phase pass that proved nothing, and only that phase.
+func TestResumeWithoutSuccess(t *testing.T) {
+	p := menderapi.Policy{OnFailure: "pause", Phases: []menderapi.Phase{{Name: "a", Count: 1}, {Name: "b", Count: 2}, {Name: "c", Percent: 100}}}
+	tallies := []Tally{{Devices: 1, Other: 1}, {Devices: 1, Other: 1}, {Devices: 1}}
+	pos := Step(p, Start(p), tallies, now)
+	for phase := range 2 {
+		if pos.State != menderapi.RolloutPaused || pos.Phase != phase {
+			t.Fatalf("phase %d: %+v", phase, pos)
+		}
+		pos = Resume(p, pos, tallies, now)
+	}
+	if pos.State != menderapi.RolloutRunning || pos.Phase != 2 || pos.Passed {
+		t.Errorf("at the end: %+v", pos)
+	}
+}
+
+func TestJoin(t *testing.T) {
+	type phases = []menderapi.Phase
+	groups := phases{{Groups: []string{"canary"}}, {Groups: []string{"field"}}}
+	tenth := phases{{Percent: 10}, {Percent: 100}}
+	for name, c := range map[string]struct {
+		phases  phases
+		current int
+		tallies []Tally
+		group   string
+		want    int
+		ok      bool
+	}{
+		"the first of all":       {tenth, 0, []Tally{{}, {}}, "", 0, true},
+		"the second":             {tenth, 0, []Tally{{Devices: 1}, {}}, "", 1, true},
+		"the eleventh":           {tenth, 0, []Tally{{Devices: 1}, {Devices: 9}}, "", 0, true},
+		"not into what is over":  {tenth, 1, []Tally{{Devices: 1}, {Devices: 9}}, "", 1, true},
+		"before an approval":     {tenth, -1, []Tally{{}, {}}, "", 0, true},
+		"canary by count":        {phases{{Count: 1}, {Percent: 100}}, 0, []Tally{{Devices: 1}, {}}, "", 1, true},
+		"by group":               {groups, 0, []Tally{{Devices: 1}, {Devices: 1}}, "field", 1, true},
+		"its phase is over":      {groups, 1, []Tally{{Devices: 1}, {Devices: 1}}, "canary", 1, true},
+		"of no phase":            {groups, 0, []Tally{{Devices: 1}, {Devices: 1}}, "other", 0, false},
+		"of no group":            {groups, 0, []Tally{{Devices: 1}, {Devices: 1}}, "", 0, false},
+		"group over, then rest":  {phases{{Groups: []string{"canary"}}, {Percent: 50}, {Percent: 100}}, 1, []Tally{{Devices: 1}, {Devices: 1}, {Devices: 1}}, "canary", 2, true},
+		"group counts for share": {phases{{Groups: []string{"canary"}}, {Percent: 50}, {Percent: 100}}, 0, []Tally{{Devices: 2}, {}, {Devices: 1}}, "", 2, true},
+	} {
+		p, err := Complete(menderapi.Policy{Phases: c.phases})
+		if err != nil {
+			t.Fatal(err)
+		}
+		phase, ok := Join(p, Position{Phase: c.current}, c.tallies, c.group)
+		if ok != c.ok || ok && phase != c.want {
+			t.Errorf("%s: phase %d %v, want %d %v", name, phase, ok, c.want, c.ok)
 		}
 	}
 }

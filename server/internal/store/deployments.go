@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -16,8 +17,8 @@ import (
 	"github.com/twinkeel/twinkeel/server/internal/rollout"
 )
 
-// NewDeployment is what CreateDeployment needs. Policy must have been completed. Without Devices and without groups in the
-// policy, the targets are all accepted devices.
+// NewDeployment is what CreateDeployment needs. Policy must have been completed. Without Devices the targets are the accepted
+// devices that the policy chooses.
 type NewDeployment struct {
 	Name         string
 	ArtifactName string
@@ -60,10 +61,17 @@ func (s *Store) CreateDeployment(ctx context.Context, n NewDeployment, now time.
 		if err != nil {
 			return err
 		}
+		start := rollout.Start(n.Policy)
+		var expires time.Time
+		if n.Policy.ExpiresSeconds > 0 {
+			expires = now.Add(time.Duration(n.Policy.ExpiresSeconds) * time.Second)
+		}
 		res, err := tx.ExecContext(ctx, `INSERT INTO deployments
-			(id, name, artifact_name, fingerprint, force, retries, groups, policy, status, state, phase, reason, forgiven, devices, asked, total_size, created)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', 'running', 0, '', 0, ?, 0, 0, ?)`,
-			id, n.Name, n.ArtifactName, fingerprint(n, devices), n.Force, n.Retries, string(groups), string(policy), len(devices), millis(now))
+			(id, name, artifact_name, fingerprint, force, retries, groups, policy, status, state, phase, reason, forgiven, devices, asked, total_size, created,
+				open, expires)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', 'running', ?, '', 0, ?, 0, 0, ?, ?, ?)`,
+			id, n.Name, n.ArtifactName, fingerprint(n, devices), n.Force, n.Retries, string(groups), string(policy), start.Phase, len(devices), millis(now),
+			start.Open, optional(expires))
 		if isUnique(err) {
 			return ErrExists
 		}
@@ -77,9 +85,34 @@ func (s *Store) CreateDeployment(ctx context.Context, n NewDeployment, now time.
 		if err := insertTargets(ctx, tx, seq, devices, phases); err != nil {
 			return err
 		}
+		if err := closeOlder(ctx, tx, seq, n.Name, now); err != nil {
+			return err
+		}
 		return advance(ctx, tx, seq, now)
 	})
 	return id, err
+}
+
+// closeOlder lets no more devices join the older deployments of a name: they would first get an old release.
+func closeOlder(ctx context.Context, tx *sql.Tx, seq int64, name string, now time.Time) error {
+	older, err := collect(ctx, tx, scanSeq, "SELECT seq FROM deployments WHERE open = 1 AND finished IS NULL AND seq < ? AND name = ?", seq, name)
+	if err != nil {
+		return err
+	}
+	for _, o := range older {
+		if _, err := tx.ExecContext(ctx, "UPDATE deployments SET open = 0 WHERE seq = ?", o); err != nil {
+			return err
+		}
+		if err := advance(ctx, tx, o, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func scanSeq(rows *sql.Rows) (seq int64, err error) {
+	err = rows.Scan(&seq)
+	return seq, err
 }
 
 // insertTargets makes a row for each device, and the counters. SQLite does the loop: a statement for each of 100,000 devices
@@ -108,27 +141,27 @@ func insertTargets(ctx context.Context, tx *sql.Tx, seq int64, devices []rollout
 
 // targets lists the devices of a new deployment in the order in which they came.
 func targets(ctx context.Context, tx *sql.Tx, n NewDeployment) ([]rollout.Device, error) {
-	w := &where{}
-	w.add("status = 'accepted'")
+	filter, err := rollout.NewFilter(n.Policy)
+	if err != nil {
+		return nil, err
+	}
+	all, err := matching(ctx, tx, filter)
+	if err != nil {
+		return nil, err
+	}
+	if len(n.Devices) == 0 {
+		if len(all) == 0 && len(n.Policy.Filter) == 0 { // with a filter they may still come
+			return nil, nobody(n.Policy)
+		}
+		return all, nil
+	}
 	chosen := make(map[string]bool, len(n.Devices))
 	for _, d := range n.Devices {
 		chosen[d] = true
 	}
-	inGroup := make(map[string]bool, len(n.Policy.Groups))
-	for _, g := range n.Policy.Groups {
-		inGroup[g] = true
-	}
-	all, err := collect(ctx, tx, func(rows *sql.Rows) (d rollout.Device, err error) {
-		err = rows.Scan(&d.ID, &d.Group)
-		return d, err
-	}, "SELECT id, coalesce(group_name, '') FROM devices"+w.sql()+" ORDER BY seq", w.args...)
-	if err != nil {
-		return nil, err
-	}
 	var list []rollout.Device
 	for _, d := range all {
-		wanted := (len(n.Devices) == 0 || chosen[d.ID]) && (len(inGroup) == 0 || inGroup[d.Group])
-		if wanted {
+		if chosen[d.ID] {
 			list = append(list, d)
 		}
 		delete(chosen, d.ID)
@@ -138,19 +171,28 @@ func targets(ctx context.Context, tx *sql.Tx, n NewDeployment) ([]rollout.Device
 			return nil, &TargetError{Reason: fmt.Sprintf("device %q is not known or not accepted", d)}
 		}
 	}
-	if len(list) == 0 {
-		if len(inGroup) > 0 {
-			return nil, &TargetError{Reason: fmt.Sprintf("no accepted device is in group %q", n.Policy.Groups)}
-		}
-		return nil, &TargetError{Reason: "there is no accepted device"}
-	}
 	return list, nil
 }
 
-// fingerprint is equal for deployments that would do the same to the same devices under the same name.
+func nobody(p menderapi.Policy) error {
+	reason := "there is no accepted device"
+	if len(p.Groups) > 0 {
+		reason = fmt.Sprintf("no accepted device is in group %q", p.Groups)
+	}
+	if len(p.ExcludeGroups) > 0 {
+		reason += fmt.Sprintf(" outside of the excluded %q", p.ExcludeGroups)
+	}
+	return &TargetError{Reason: reason}
+}
+
+// fingerprint is equal for deployments that would do the same to the same devices under the same name. Devices that are
+// found by a filter are nobody's list: there is one such deployment of a name and a release at a time.
 func fingerprint(n NewDeployment, devices []rollout.Device) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q", n.Name, n.ArtifactName)
+	if len(n.Policy.Filter) > 0 {
+		devices = nil
+	}
 	for _, d := range devices {
 		fmt.Fprintf(h, " %q", d.ID)
 	}
@@ -191,7 +233,7 @@ func (f DeploymentFilter) where() *where {
 }
 
 // Deployments lists deployments, newest first, and says how many there are on all pages.
-func (s *Store) Deployments(ctx context.Context, f DeploymentFilter, p Page) (list []menderapi.Deployment, total int, err error) {
+func (s *Store) Deployments(ctx context.Context, f DeploymentFilter, p Page, now time.Time) (list []menderapi.Deployment, total int, err error) {
 	w := f.where()
 	if err := s.read.QueryRowContext(ctx, "SELECT count(*) FROM deployments d"+w.sql(), w.args...).Scan(&total); err != nil {
 		return nil, 0, err
@@ -205,7 +247,7 @@ func (s *Store) Deployments(ctx context.Context, f DeploymentFilter, p Page) (li
 		return nil, 0, err
 	}
 	for _, d := range rows {
-		shown, err := s.show(ctx, d)
+		shown, err := s.show(ctx, d, now)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -215,8 +257,8 @@ func (s *Store) Deployments(ctx context.Context, f DeploymentFilter, p Page) (li
 }
 
 // Deployment returns one deployment.
-func (s *Store) Deployment(ctx context.Context, id string) (*menderapi.Deployment, error) {
-	list, _, err := s.Deployments(ctx, DeploymentFilter{ID: id}, Page{})
+func (s *Store) Deployment(ctx context.Context, id string, now time.Time) (*menderapi.Deployment, error) {
+	list, _, err := s.Deployments(ctx, DeploymentFilter{ID: id}, Page{}, now)
 	if err == nil && len(list) == 0 {
 		err = ErrNotFound
 	}
@@ -239,20 +281,29 @@ type deployment struct {
 	devices, asked         int
 	totalSize              int64
 	created, finished      time.Time
+	expires                time.Time
+	expired                bool
 }
 
 const selectDeployment = `SELECT d.seq, d.id, d.name, d.artifact_name, d.force, d.retries, d.groups, d.policy, d.status,
-	d.state, d.phase, d.reason, d.soak_until, d.forgiven, d.devices, d.asked, d.total_size, d.created, d.finished FROM deployments d`
+	d.state, d.phase, d.reason, d.soak_until, d.forgiven, d.devices, d.asked, d.total_size, d.created, d.finished,
+	d.awaits, d.passed, d.open, d.expires, d.expired FROM deployments d`
 
 func scanDeployment(rows *sql.Rows) (d deployment, err error) {
 	var groups, policy string
 	var created int64
-	var soakUntil, finished sql.NullInt64
+	var soakUntil, finished, expires sql.NullInt64
+	var awaits bool
 	err = rows.Scan(&d.seq, &d.id, &d.name, &d.artifactName, &d.force, &d.retries, &groups, &policy, &d.status,
-		&d.position.State, &d.position.Phase, &d.position.Reason, &soakUntil, &d.position.Forgiven, &d.devices, &d.asked, &d.totalSize, &created, &finished)
+		&d.position.State, &d.position.Phase, &d.position.Reason, &soakUntil, &d.position.Forgiven, &d.devices, &d.asked, &d.totalSize, &created, &finished,
+		&awaits, &d.position.Passed, &d.position.Open, &expires, &d.expired)
 	if err != nil {
 		return d, err
 	}
+	if awaits {
+		d.position.State = menderapi.RolloutWaiting
+	}
+	d.expires = fromOptional(expires)
 	d.position.SoakUntil, d.created, d.finished = fromOptional(soakUntil), fromMillis(created), fromOptional(finished)
 	if err = json.Unmarshal([]byte(groups), &d.groups); err == nil {
 		err = json.Unmarshal([]byte(policy), &d.policy)
@@ -306,7 +357,7 @@ func byPhase(list []tally, phases int) []rollout.Tally {
 }
 
 // show makes what the API shows of a deployment.
-func (s *Store) show(ctx context.Context, d deployment) (menderapi.Deployment, error) {
+func (s *Store) show(ctx context.Context, d deployment, now time.Time) (menderapi.Deployment, error) {
 	m := menderapi.Deployment{
 		ID: d.id, Name: d.name, ArtifactName: d.artifactName, Created: d.created, Finished: pointer(d.finished), Status: d.status,
 		DeviceCount: d.asked, MaxDevices: d.devices, Groups: d.groups, Type: "software",
@@ -329,8 +380,10 @@ func (s *Store) show(ctx context.Context, d deployment) (menderapi.Deployment, e
 		m.Artifacts = []string{}
 	}
 	m.Rollout = &menderapi.RolloutProgress{
-		Policy: d.policy, State: d.position.State, Phase: d.position.Phase,
+		Policy: d.policy, State: d.position.State, Phase: max(d.position.Phase, 0),
 		PauseReason: d.position.Reason, SoakUntil: pointer(d.position.SoakUntil),
+		Waits: rollout.Waits(d.policy, d.position, byPhase(tallies, len(d.policy.Phases)), now),
+		Open:  d.position.Open, Expires: pointer(d.expires), Expired: d.expired,
 	}
 	for i, t := range byPhase(tallies, len(d.policy.Phases)) {
 		m.Rollout.Phases = append(m.Rollout.Phases, menderapi.PhaseProgress{
@@ -366,8 +419,13 @@ func settle(ctx context.Context, tx *sql.Tx, d deployment, tallies []tally, pos 
 		status, finished = menderapi.DeploymentFinished, now
 	}
 	if status != d.status || pos != d.position {
-		_, err := tx.ExecContext(ctx, `UPDATE deployments SET status = ?, finished = ?, state = ?, phase = ?, reason = ?, soak_until = ?, forgiven = ?
-			WHERE seq = ?`, status, optional(finished), pos.State, pos.Phase, pos.Reason, optional(pos.SoakUntil), pos.Forgiven, d.seq)
+		state, awaits := pos.State, pos.State == menderapi.RolloutWaiting
+		if awaits {
+			state = menderapi.RolloutRunning
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE deployments SET status = ?, finished = ?, state = ?, phase = ?, reason = ?, soak_until = ?, forgiven = ?,
+			awaits = ?, passed = ?, open = ? WHERE seq = ?`,
+			status, optional(finished), state, pos.Phase, pos.Reason, optional(pos.SoakUntil), pos.Forgiven, awaits, pos.Passed, pos.Open, d.seq)
 		if err != nil {
 			return err
 		}
@@ -381,10 +439,7 @@ func settle(ctx context.Context, tx *sql.Tx, d deployment, tallies []tally, pos 
 
 // endTargets ends the open targets that a condition chooses and lets their rollouts move.
 func endTargets(ctx context.Context, tx *sql.Tx, condition string, args []any, status menderapi.Status, substate string, now time.Time) error {
-	seqs, err := collect(ctx, tx, func(rows *sql.Rows) (seq int64, err error) {
-		err = rows.Scan(&seq)
-		return seq, err
-	}, "SELECT DISTINCT deployment FROM targets WHERE finished IS NULL AND "+condition, args...)
+	seqs, err := collect(ctx, tx, scanSeq, "SELECT DISTINCT deployment FROM targets WHERE finished IS NULL AND "+condition, args...)
 	if err != nil || len(seqs) == 0 {
 		return err
 	}
@@ -405,7 +460,7 @@ func endTargets(ctx context.Context, tx *sql.Tx, condition string, args []any, s
 // one is ErrFinished.
 func (s *Store) Abort(ctx context.Context, id, reason string, now time.Time) error {
 	return s.steer(ctx, id, now, func(d deployment, _ []rollout.Tally) rollout.Position {
-		d.position.State, d.position.Reason = menderapi.RolloutAborted, reason
+		d.position.State, d.position.Reason, d.position.Open = menderapi.RolloutAborted, reason, false
 		return d.position
 	})
 }
@@ -447,19 +502,65 @@ func (s *Store) steer(ctx context.Context, id string, now time.Time, f func(depl
 	})
 }
 
-// Tick releases the phases whose soak time is over.
+// Approve releases the phase of that name, which must be the one that waits; otherwise the error is a
+// *rollout.NotWaitingError.
+func (s *Store) Approve(ctx context.Context, id, phase string, now time.Time) error {
+	var refused error
+	err := s.steer(ctx, id, now, func(d deployment, tallies []rollout.Tally) (pos rollout.Position) {
+		pos, refused = rollout.Approve(d.policy, d.position, phase, tallies, now)
+		return pos
+	})
+	return errors.Join(err, refused)
+}
+
+// selectDue are the deployments for which the clock alone changes something: a soak or the whole rollout is over.
+const selectDue = `SELECT seq FROM deployments WHERE state = 'soaking' AND soak_until <= ?1
+	UNION SELECT seq FROM deployments WHERE expired = 0 AND finished IS NULL AND expires IS NOT NULL AND expires <= ?1`
+
+// Tick does what is due: it releases the phases whose soak time is over, and gives up the devices that have not begun when
+// their rollout expires.
 func (s *Store) Tick(ctx context.Context, now time.Time) error {
-	due := func(q querier) ([]int64, error) {
-		return collect(ctx, q, func(rows *sql.Rows) (seq int64, err error) {
-			err = rows.Scan(&seq)
-			return seq, err
-		}, "SELECT seq FROM deployments WHERE state = 'soaking' AND soak_until <= ?", millis(now))
-	}
-	if seqs, err := due(s.read); err != nil || len(seqs) == 0 {
+	if seqs, err := collect(ctx, s.read, scanSeq, selectDue, millis(now)); err != nil || len(seqs) == 0 {
 		return err
 	}
 	return s.update(ctx, func(tx *sql.Tx) error {
-		seqs, err := due(tx)
+		seqs, err := collect(ctx, tx, scanSeq, selectDue, millis(now))
+		if err != nil {
+			return err
+		}
+		for _, seq := range seqs {
+			if err := expire(ctx, tx, seq, now); err != nil {
+				return err
+			}
+			if err := advance(ctx, tx, seq, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// expire gives up what has not begun, where the time of a deployment is over. A device between two attempts has failed.
+func expire(ctx context.Context, tx *sql.Tx, seq int64, now time.Time) error {
+	err := changed(tx.ExecContext(ctx, "UPDATE deployments SET expired = 1, open = 0 WHERE seq = ? AND expired = 0 AND expires <= ?", seq, millis(now)))
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	const pending = "deployment = ? AND status = 'pending' AND attempt "
+	err = endTargets(ctx, tx, pending+"> 1", []any{seq}, menderapi.StatusFailure, "the rollout expired before another attempt", now)
+	if err != nil {
+		return err
+	}
+	return endTargets(ctx, tx, pending+"= 1", []any{seq}, menderapi.StatusAborted, "the rollout expired before the device began", now)
+}
+
+// Settle lets every unfinished rollout move. It is for the start of the server: a migration may have ended targets.
+func (s *Store) Settle(ctx context.Context, now time.Time) error {
+	return s.update(ctx, func(tx *sql.Tx) error {
+		seqs, err := collect(ctx, tx, scanSeq, "SELECT seq FROM deployments WHERE finished IS NULL ORDER BY seq")
 		if err != nil {
 			return err
 		}
@@ -479,7 +580,7 @@ type TargetFilter struct {
 }
 
 // DeploymentDevices lists a deployment's devices with their statuses and says how many there are on all pages.
-func (s *Store) DeploymentDevices(ctx context.Context, id string, f TargetFilter, p Page) (list []menderapi.DeploymentDevice, total int, err error) {
+func (s *Store) DeploymentDevices(ctx context.Context, id string, f TargetFilter, p Page, now time.Time) (list []menderapi.DeploymentDevice, total int, err error) {
 	d, err := loadDeployment(ctx, s.read, "d.id = ?", id)
 	if err != nil {
 		return nil, 0, err
@@ -499,14 +600,21 @@ func (s *Store) DeploymentDevices(ctx context.Context, id string, f TargetFilter
 	if err := s.read.QueryRowContext(ctx, "SELECT count(*) FROM targets t"+w.sql(), w.args...).Scan(&total); err != nil {
 		return nil, 0, err
 	}
+	window := rollout.WindowWait(d.policy, now)
 	list, err = collect(ctx, s.read, func(rows *sql.Rows) (m menderapi.DeploymentDevice, err error) {
 		var phase int
-		var asked, finished sql.NullInt64
-		err = rows.Scan(&m.ID, &m.Status, &m.SubState, &phase, &m.Attempt, &asked, &finished, &m.Log)
+		var asked, finished, notBefore, joined sql.NullInt64
+		err = rows.Scan(&m.ID, &m.Status, &m.SubState, &phase, &m.Attempt, &asked, &finished, &m.Log, &notBefore, &joined)
 		m.Created, m.Started, m.Finished = d.created, pointer(fromOptional(asked)), pointer(fromOptional(finished))
 		m.Phase = d.policy.Phases[phase].Name
+		if joined.Valid {
+			m.Created = fromOptional(joined)
+		}
+		if m.Status == menderapi.StatusPending {
+			m.Waits = rollout.DeviceWaits(d.policy, d.position, phase, fromOptional(notBefore), window, now)
+		}
 		return m, err
-	}, `SELECT t.device_id, t.status, t.substate, t.phase, t.attempt, t.asked, t.finished, l.device_id IS NOT NULL
+	}, `SELECT t.device_id, t.status, t.substate, t.phase, t.attempt, t.asked, t.finished, l.device_id IS NOT NULL, t.not_before, t.joined
 		FROM targets t
 		LEFT JOIN devices v ON v.id = t.device_id
 		LEFT JOIN logs l ON l.deployment = t.deployment AND l.device_id = t.device_id`+w.sql()+

@@ -116,13 +116,24 @@ func insertDevice(ctx context.Context, tx *sql.Tx, id string, c Claim, now time.
 	return nil
 }
 
-// refreshDevice sets a device's status to the strongest of its auth sets.
+// refreshDevice sets a device's status to the strongest of its auth sets. One that is rejected, or has no key left, cannot
+// ask for anything any more, so no rollout waits for it.
 func refreshDevice(ctx context.Context, tx *sql.Tx, id string, now time.Time) error {
 	_, err := tx.ExecContext(ctx, `UPDATE devices SET updated = ?, status = coalesce((
 			SELECT status FROM auth_sets WHERE device_id = devices.id
 			ORDER BY CASE status WHEN 'accepted' THEN 0 WHEN 'pending' THEN 1 ELSE 2 END LIMIT 1), 'noauth')
 		WHERE id = ?`, millis(now), id)
-	return err
+	if err != nil {
+		return err
+	}
+	var status string
+	if err := tx.QueryRowContext(ctx, "SELECT status FROM devices WHERE id = ?", id).Scan(&status); err != nil {
+		return notFound(err)
+	}
+	if status == menderapi.AuthAccepted || status == menderapi.AuthPending {
+		return nil
+	}
+	return endTargets(ctx, tx, "device_id = ?", []any{id}, menderapi.StatusAborted, "the device is not accepted", now)
 }
 
 const selectAcceptedDevice = "SELECT device_id FROM auth_sets WHERE id = ? AND status = 'accepted'"

@@ -35,6 +35,11 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 		{},
 		{Phases: []menderapi.Phase{{Count: 1, SoakSeconds: 30}, {Percent: 34}, {Percent: 100}}, FailureThreshold: &nothing},
 		{Phases: []menderapi.Phase{{Percent: 10}, {Percent: 100}}, FailureThreshold: &half, OnFailure: "abort"},
+		{
+			Phases: []menderapi.Phase{{Count: 1, Approval: true}, {Percent: 100}}, ExpiresSeconds: 3000,
+			Filter: []menderapi.Predicate{{Scope: "inventory", Attribute: "on", Type: "$eq", Value: []byte("1")}},
+		},
+		{Phases: []menderapi.Phase{{Count: 1}, {Percent: 100, Approval: true}}, ExpiresSeconds: 2500},
 	}
 	release := map[string]string{}
 	for i, p := range policies {
@@ -46,7 +51,11 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id, err := s.CreateDeployment(ctx, NewDeployment{Name: artifact, ArtifactName: artifact, Policy: p, Retries: i % 2, Devices: devices}, now)
+		to := devices
+		if len(p.Filter) > 0 { // it finds its devices itself
+			to = nil
+		}
+		id, err := s.CreateDeployment(ctx, NewDeployment{Name: artifact, ArtifactName: artifact, Policy: p, Retries: i % 2, Devices: to}, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,6 +84,13 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 			t.Fatal(err)
 		}
 	}
+	approve := func(id string) error {
+		d, err := s.Deployment(ctx, id, now)
+		if err != nil || d.Rollout.Waits == nil || d.Rollout.Waits.For != menderapi.WaitApproval {
+			return err
+		}
+		return s.Approve(ctx, id, d.Rollout.Waits.Phase, now)
+	}
 	statuses := []menderapi.Status{"downloading", "installing", "rebooting", "success", "failure"}
 	gone := map[string]bool{}
 	for range 120 {
@@ -88,10 +104,17 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 			}
 		case n < 75 && !gone[device]:
 			report(device, id, statuses[r.IntN(len(statuses))])
+		case n < 78:
+			value := []byte{'0' + byte(r.IntN(2))}
+			if !gone[device] {
+				err = s.PutAttributes(ctx, device, []menderapi.Attribute{{Name: "on", Value: value}}, true, now)
+			}
 		case n < 80:
 			err = s.Pause(ctx, id, "why", now)
 		case n < 90:
 			err = s.Resume(ctx, id, now)
+		case n < 94 && n > 91:
+			err = approve(id)
 		case n == 90:
 			err = s.Abort(ctx, id, "why", now)
 		case n == 91 && len(gone) < len(devices)/2 && !gone[device]:
@@ -105,13 +128,16 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 		}
 		checkTallies(t, s)
 	}
-	for range 40 {
+	for range 60 {
 		now = now.Add(time.Minute)
 		if err := s.Tick(ctx, now); err != nil {
 			t.Fatal(err)
 		}
 		for _, id := range deployments {
 			if err := s.Resume(ctx, id, now); err != nil && !errors.Is(err, ErrFinished) {
+				t.Fatal(err)
+			}
+			if err := approve(id); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -127,7 +153,7 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 		checkTallies(t, s)
 	}
 	for _, id := range deployments {
-		d, err := s.Deployment(ctx, id)
+		d, err := s.Deployment(ctx, id, epoch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +161,7 @@ func randomRollouts(t *testing.T, s *Store, seed uint64) {
 		for _, n := range d.Statistics.Status {
 			sum += n
 		}
-		if d.Status != "finished" || sum != len(devices) {
+		if d.Status != "finished" || sum != d.MaxDevices || len(d.Rollout.Policy.Filter) == 0 && sum != len(devices) {
 			t.Errorf("%s is %s, its statistics sum to %d of %d: %v, rollout %+v", d.Name, d.Status, sum, len(devices), d.Statistics.Status, d.Rollout)
 		}
 	}

@@ -140,20 +140,7 @@ func scanInventory(rows *sql.Rows) (d menderapi.InventoryDevice, err error) {
 	if err := rows.Scan(&d.ID, &status, &group, &created, &updated, &checkedIn, &inventoried); err != nil {
 		return d, err
 	}
-	add := func(scope, name string, value any) {
-		text, jsonErr := json.Marshal(value)
-		err = errors.Join(err, jsonErr)
-		d.Attributes = append(d.Attributes, menderapi.Attribute{Scope: scope, Name: name, Value: text})
-	}
-	add(ScopeIdentity, "status", status)
-	if group != "" {
-		add(ScopeSystem, "group", group)
-	}
-	add(ScopeSystem, "created_ts", fromMillis(created))
-	add(ScopeSystem, "updated_ts", fromMillis(updated))
-	if checkedIn.Valid {
-		add(ScopeSystem, "check_in_time", fromOptional(checkedIn))
-	}
+	d.Attributes, err = system(status, group, created, updated, checkedIn)
 	d.UpdatedTS = fromMillis(max(updated, inventoried.Int64))
 	return d, err
 }
@@ -177,7 +164,8 @@ func (s *Store) Group(ctx context.Context, device string) (string, error) {
 }
 
 // JoinGroup puts devices into a group, each out of the one it was in. It says how many of them exist and how many
-// changed. Running deployments are not affected: their devices were chosen when they were created.
+// changed. Running deployments are not affected, but for those with a filter: the devices of the others were chosen when they
+// were created.
 func (s *Store) JoinGroup(ctx context.Context, group string, devices []string, now time.Time) (c menderapi.GroupChange, err error) {
 	return s.regroup(ctx, devices, func(tx *sql.Tx, device string) (sql.Result, error) {
 		return tx.ExecContext(ctx, "UPDATE devices SET group_name = ?, updated = ? WHERE id = ? AND group_name IS NOT ?", group, millis(now), device, group)

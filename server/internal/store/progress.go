@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twinkeel/twinkeel/internal/menderapi"
+	"github.com/twinkeel/twinkeel/server/internal/rollout"
 )
 
 // Provides is what a device that asks for work says of itself.
@@ -80,9 +81,11 @@ type target struct {
 	artifactID string
 	asked      bool
 	offered    bool
+	expired    bool // the deployment: there is no further attempt
+	policy     menderapi.Policy
 }
 
-const selectTarget = `SELECT t.deployment, d.id, d.artifact_name, d.force, d.retries, d.state, d.phase,
+const selectTarget = `SELECT t.deployment, d.id, d.artifact_name, d.force, d.retries, d.state, d.phase, d.expired, d.policy,
 	t.phase, t.status, t.substate, t.attempt, t.not_before, coalesce(t.artifact_id, ''), t.asked IS NOT NULL, t.offered IS NOT NULL
 	FROM targets t JOIN deployments d ON d.seq = t.deployment`
 
@@ -92,20 +95,26 @@ const selectOpenTargets = selectTarget + ` WHERE t.device_id = ? AND t.finished 
 
 func scanTarget(rows *sql.Rows) (t target, err error) {
 	var notBefore sql.NullInt64
-	err = rows.Scan(&t.seq, &t.deployment, &t.artifact, &t.force, &t.retries, &t.state, &t.released,
+	var policy string
+	err = rows.Scan(&t.seq, &t.deployment, &t.artifact, &t.force, &t.retries, &t.state, &t.released, &t.expired, &policy,
 		&t.phase, &t.status, &t.substate, &t.attempt, &notBefore, &t.artifactID, &t.asked, &t.offered)
 	t.notBefore = fromOptional(notBefore)
+	if err == nil {
+		if err = json.Unmarshal([]byte(policy), &t.policy); err != nil {
+			err = fmt.Errorf("damaged deployment record: %w", err)
+		}
+	}
 	return t, err
 }
 
-// due says that the target is to be offered now. A device that has begun goes on even while the rollout is paused:
-// stopping half-way helps nobody.
+// due says that the target is to be offered now. A device that has begun goes on even while the rollout is paused or its
+// window is closed: stopping half-way helps nobody.
 func (t target) due(now time.Time) bool {
 	if t.status != menderapi.StatusPending {
 		return true
 	}
 	running := t.state == menderapi.RolloutRunning || t.state == menderapi.RolloutSoaking
-	return running && t.phase <= t.released && !now.Before(t.notBefore)
+	return running && t.phase <= t.released && !now.Before(t.notBefore) && rollout.WindowOpen(t.policy, now)
 }
 
 // installed says that the device already has what the deployment brings, as which status that counts.
@@ -128,7 +137,8 @@ const maxOpen = 100
 
 // Next finds the device's next deployment: one that it has begun, else the oldest one that is released for it. It returns nil when there is none. On
 // the way it settles what needs no installation: a device that has the artifact already, and one that no artifact fits.
-// A device that asks again in the middle of a deployment has lost its state and is offered the same artifact again.
+// A device that asks again in the middle of a deployment has lost its state and is offered the same artifact again. What it
+// has begun to match it joins, and what it matches no longer it leaves.
 func (s *Store) Next(ctx context.Context, device string, p Provides, now time.Time) (*Offer, error) {
 	open := func(q querier) ([]target, error) {
 		list, err := collect(ctx, q, scanTarget, selectOpenTargets, device, maxOpen)
@@ -140,15 +150,30 @@ func (s *Store) Next(ctx context.Context, device string, p Provides, now time.Ti
 		}
 		return due, err
 	}
-	if due, err := open(prepared{s.openTargets}); err != nil || len(due) == 0 {
-		return nil, err // nearly every poll ends here, without a write
+	due, err := open(prepared{s.openTargets})
+	if err != nil {
+		return nil, err
+	}
+	if len(due) == 0 {
+		if more, _, err := s.pollReader().joinable(ctx, device); err != nil || len(more) == 0 {
+			return nil, err // nearly every poll ends here, without a write
+		}
 	}
 	var offer *Offer
-	err := s.update(ctx, func(tx *sql.Tx) error {
+	err = s.update(ctx, func(tx *sql.Tx) error {
+		if err := join(ctx, tx, device, now); err != nil {
+			return err
+		}
 		for {
 			due, err := open(tx) // anew each time: what is settled may have ended others
 			if err != nil || len(due) == 0 {
 				return err
+			}
+			if left, err := due[0].leave(ctx, tx, device, now); left || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
 			}
 			if offer, err = due[0].offer(ctx, tx, device, p, now); offer != nil || err != nil {
 				return err
@@ -247,7 +272,7 @@ func (s *Store) Report(ctx context.Context, device, id string, r menderapi.Statu
 			return ErrNotFound
 		case t.status.Final() || armed || (t.status == r.Status && t.substate == r.SubState):
 			return nil
-		case r.Status == menderapi.StatusFailure && t.attempt <= t.retries:
+		case r.Status == menderapi.StatusFailure && t.attempt <= t.retries && !t.expired:
 			_, err := tx.ExecContext(ctx, `UPDATE targets SET status = 'pending', substate = ?, attempt = attempt + 1, offered = NULL, not_before = ?
 				WHERE deployment = ? AND device_id = ?`, r.SubState, millis(now.Add(retryAfter)), t.seq, device)
 			if err != nil {

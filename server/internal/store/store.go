@@ -47,7 +47,7 @@ type Store struct {
 	read  *sql.DB
 
 	// Prepared, since every poll of a device runs them: parsing the SQL costs several times what running it does.
-	acceptedDevice, openTargets *sql.Stmt
+	acceptedDevice, openTargets, openDeployments, candidate, attributes *sql.Stmt
 }
 
 // Open opens the database file at path, creates it when it doesn't exist, and brings its schema up to date.
@@ -73,8 +73,19 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("opening database %s: %w", path, err)
 	}
 	s.read.SetMaxOpenConns(max(2, runtime.NumCPU()))
-	if s.acceptedDevice, err = s.read.PrepareContext(ctx, selectAcceptedDevice); err == nil {
-		s.openTargets, err = s.read.PrepareContext(ctx, selectOpenTargets)
+	for _, p := range []struct {
+		to   **sql.Stmt
+		text string
+	}{
+		{&s.acceptedDevice, selectAcceptedDevice},
+		{&s.openTargets, selectOpenTargets},
+		{&s.openDeployments, selectOpenDeployments},
+		{&s.candidate, selectCandidate},
+		{&s.attributes, selectAttributes},
+	} {
+		if err == nil {
+			*p.to, err = s.read.PrepareContext(ctx, p.text)
+		}
 	}
 	if err != nil {
 		s.Close()

@@ -164,7 +164,7 @@ func contractForgotten(t *testing.T, s *Store) {
 	if err := s.DropSilentPending(ctx, epoch.Add(time.Hour), epoch.Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	d, err := s.Deployment(ctx, dep)
+	d, err := s.Deployment(ctx, dep, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +336,7 @@ func contractTallies(t *testing.T, s *Store) {
 	if err := report(devices[4], "success"); !errors.Is(err, ErrAborted) {
 		t.Errorf("a report after the abort: %v", err)
 	}
-	d, err := s.Deployment(ctx, id)
+	d, err := s.Deployment(ctx, id, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,7 +384,7 @@ func contractParallel(t *testing.T, s *Store) {
 		}
 		wait.Wait()
 		checkTallies(t, s)
-		if got, err := s.Deployment(ctx, id); err != nil || got.Status == "finished" {
+		if got, err := s.Deployment(ctx, id, epoch); err != nil || got.Status == "finished" {
 			if err != nil || got.Statistics.Status["success"] != n {
 				t.Errorf("%+v %v", got, err)
 			}
@@ -477,7 +477,7 @@ func BenchmarkDeploymentTo100k(b *testing.B) {
 	})
 	b.Run("statistics", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := s.Deployment(ctx, id); err != nil {
+			if _, err := s.Deployment(ctx, id, epoch); err != nil {
 				b.Fatal(err)
 			}
 		}
