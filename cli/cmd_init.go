@@ -222,7 +222,7 @@ func (a *app) checkDraft(ctx context.Context, o initOptions, dir string) error {
 	}
 	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: dir, Environ: a.env, Version: version.Version, Layouts: build.Layouts{}})
 	if !diags.HasErrors() {
-		_, diags = p.Plan(ctx, pipeline.PlanOptions{})
+		_, diags = p.Plan(ctx, pipeline.PlanOptions{FS: build.Files{}})
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
 type inspectOptions struct{ offline bool }
@@ -36,7 +37,7 @@ With --json the paths of what is hidden or unknown stand beside each value.`,
 
 // lookOptions are the options for those who look and make nothing.
 func (o *inspectOptions) lookOptions(p *pipeline.Pipeline, targets []string) (pipeline.InspectOptions, error) {
-	look := pipeline.InspectOptions{Targets: targets, Offline: o.offline}
+	look := pipeline.InspectOptions{Targets: targets, Offline: o.offline, FS: build.Files{}}
 	if o.offline {
 		return look, nil
 	}

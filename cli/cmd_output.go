@@ -35,7 +35,7 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 	if err != nil {
 		return err
 	}
-	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built})
+	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built, FS: build.Files{}})
 	if err := a.check(p, diags); err != nil {
 		return err
 	}

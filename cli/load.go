@@ -44,7 +44,7 @@ func (a *app) plan(ctx context.Context, targets []string) (*pipeline.Pipeline, *
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, diags := p.Plan(ctx, pipeline.PlanOptions{Targets: targets})
+	plan, diags := p.Plan(ctx, pipeline.PlanOptions{Targets: targets, FS: build.Files{}})
 	a.hide(p) // what came from files while planning
 	if err := a.check(p, diags); err != nil {
 		return nil, nil, err

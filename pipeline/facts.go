@@ -7,11 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/zclconf/go-cty/cty"
 )
 
 // FileSystem answers the questions that planning asks about files. Paths are absolute. Loading and Validate ask nothing.
@@ -51,6 +54,7 @@ type facts struct {
 
 	answers   map[string]gitAnswer                  // of git, by question
 	variables map[string]map[string]json.RawMessage // of testdata files, by path
+	artifacts map[string]cty.Value                  // read by mender::artifact, by path
 }
 
 // abs makes a path of the pipeline absolute.
@@ -154,27 +158,32 @@ func (f *facts) read(path string, limit int64) ([]byte, error) {
 
 // sha256 hashes a regular file of any size.
 func (f *facts) sha256(path string) (string, error) {
+	sum, err := f.digest(path, sha256.New())
+	return hex.EncodeToString(sum), err
+}
+
+// digest hashes a regular file of any size.
+func (f *facts) digest(path string, h hash.Hash) ([]byte, error) {
 	if _, err := f.regular(path); err != nil {
-		return "", err
+		return nil, err
 	}
 	r, err := f.fs.Open(f.abs(path))
 	if err != nil {
-		return "", f.explain(path, err)
+		return nil, f.explain(path, err)
 	}
 	defer r.Close()
-	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	for {
 		if err := f.ctx.Err(); err != nil {
-			return "", err
+			return nil, err
 		}
 		n, err := r.Read(buf)
 		h.Write(buf[:n])
 		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(h.Sum(nil)), nil
+			return h.Sum(nil), nil
 		}
 		if err != nil {
-			return "", f.explain(path, err)
+			return nil, f.explain(path, err)
 		}
 	}
 }

@@ -74,13 +74,13 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 
 		"basename": text(path.Base), "dirname": text(path.Dir), "abspath": text(func(s string) string { return absolute(p.dir, s) }),
 
-		"bytes":         bytesFunc,
+		"bytes": bytesFunc, "human_bytes": humanBytesFunc, "duration::seconds": durationFunc,
 		"semver::parse": semverParse, "semver::compare": semverCompare, "semver::satisfies": semverSatisfies, "semver::bump": semverBump,
 	}
 	for name, instead := range impure {
 		table[name] = absent(name, instead)
 	}
-	for _, more := range []map[string]function.Function{fileFunctions(f), gitFunctions(f), inspectFunctions(f)} {
+	for _, more := range []map[string]function.Function{fileFunctions(f), gitFunctions(f), inspectFunctions(f), artifactFunctions(f)} {
 		maps.Copy(table, more)
 	}
 	for name, fn := range table {
@@ -573,6 +573,36 @@ var bytesFunc = function.New(&function.Spec{
 	},
 })
 
+var humanBytesFunc = function.New(&function.Spec{
+	Params: []function.Parameter{{Name: "bytes", Type: cty.Number}},
+	Type:   function.StaticReturnType(cty.String),
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+		var n int64
+		if err := gocty.FromCtyValue(args[0], &n); err != nil || n < 0 {
+			return cty.NilVal, function.NewArgErrorf(0, "a whole number of bytes that is not negative is needed")
+		}
+		for _, unit := range []string{"TiB", "GiB", "MiB", "KiB"} {
+			if n >= sizeUnits[unit] {
+				number := strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/float64(sizeUnits[unit])), ".0")
+				return cty.StringVal(number + unit), nil
+			}
+		}
+		return cty.StringVal(fmt.Sprintf("%d bytes", n)), nil
+	},
+})
+
+var durationFunc = function.New(&function.Spec{
+	Params: []function.Parameter{{Name: "duration", Type: cty.String}},
+	Type:   function.StaticReturnType(cty.Number),
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+		d, err := parseDuration(args[0].AsString())
+		if err != nil {
+			return cty.NilVal, function.NewArgError(0, err)
+		}
+		return cty.NumberFloatVal(d.Seconds()), nil
+	},
+})
+
 // Versions by semver.org.
 
 func version2(v cty.Value, arg int) (*semver.Version, error) {
@@ -780,6 +810,12 @@ func fileFunctions(f *facts) map[string]function.Function {
 			},
 		})
 	}
+	digestOf := func(make func() hash.Hash, encode func([]byte) string) function.Function {
+		return reader(cty.String, func(name string) (cty.Value, error) {
+			sum, err := f.digest(name, make())
+			return cty.StringVal(encode(sum)), err
+		})
+	}
 	return map[string]function.Function{
 		"file": reader(cty.String, func(name string) (cty.Value, error) {
 			data, err := f.read(name, maxFileSize)
@@ -795,10 +831,12 @@ func fileFunctions(f *facts) map[string]function.Function {
 			data, err := f.read(name, maxFileSize)
 			return cty.StringVal(base64.StdEncoding.EncodeToString(data)), err
 		}),
-		"filesha256": reader(cty.String, func(name string) (cty.Value, error) {
-			sum, err := f.sha256(name)
-			return cty.StringVal(sum), err
-		}),
+		"filemd5":          digestOf(md5.New, hex.EncodeToString),
+		"filesha1":         digestOf(sha1.New, hex.EncodeToString),
+		"filesha256":       digestOf(sha256.New, hex.EncodeToString),
+		"filesha512":       digestOf(sha512.New, hex.EncodeToString),
+		"filebase64sha256": digestOf(sha256.New, base64.StdEncoding.EncodeToString),
+		"filebase64sha512": digestOf(sha512.New, base64.StdEncoding.EncodeToString),
 		"filesize": reader(cty.Number, func(name string) (cty.Value, error) {
 			size, err := f.regular(name)
 			return number(size), err
