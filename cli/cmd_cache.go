@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/twinkeel/twinkeel/pipeline"
 	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
@@ -22,7 +23,7 @@ func (a *app) cacheCommand() *cobra.Command {
 		GroupID: groupLook,
 		Long: `Builds keep what they make in a cache, by the digest of everything it was made from, and take it from there when the same
 is needed again: after a clean checkout, in another directory, on another branch. The cache is .twinkeel/cache in the
-pipeline's directory, or TWINKEEL_CACHE_DIR, which several pipelines and processes may share. A build that adds to it lets
+pipeline's directory, or where its cache_dir says, or TWINKEEL_CACHE_DIR; several pipelines and processes may share it. A build that adds to it lets
 it have 20 GiB on the disk, or TWINKEEL_CACHE_MAX_SIZE (such as 5GiB; 0 for no bound); what was used longest ago goes.
 It may be deleted at any time.`,
 		Args: onlyCommands,
@@ -32,8 +33,16 @@ It may be deleted at any time.`,
 	return c
 }
 
-// cache is that of the pipeline's directory. The pipeline is not read: a broken one must not keep the disk full.
-func (a *app) cache() *build.Cache { return build.OpenCache(build.CacheDir(a.global.dir)) }
+// cache is that of the pipeline's directory. A broken pipeline must not keep the disk full: when it does not tell where its
+// cache is, it is where it is by default.
+func (a *app) cache() *build.Cache {
+	plan := &pipeline.Plan{Dir: a.global.dir}
+	if p, _ := pipeline.Load(a.loadOptions()); p != nil {
+		a.hide(p)
+		plan.CacheDir = p.CacheDir()
+	}
+	return build.OpenCache(build.CacheDir(plan))
+}
 
 // cacheSize is how large builds let the cache grow, in build.Options' form.
 func (a *app) cacheSize() (int64, error) {

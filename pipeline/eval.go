@@ -24,6 +24,7 @@ const maxChain = 10_000
 // too, so one evaluator serves validation and planning.
 type evaluator struct {
 	builder       string // of the twinkeel block
+	cacheDir      string // of the twinkeel block; empty when there is none
 	pipeline      *Pipeline
 	facts         *facts               // nil: offline
 	built         map[string]BuiltFile // by address; what the last build made
@@ -451,7 +452,7 @@ func (e *evaluator) outDir() string {
 			continue
 		}
 		body := e.evaluateBody(b.content, e.globalScope())
-		e.builder = body.text("builder")
+		e.builder, e.cacheDir = body.text("builder"), body.text("cache_dir")
 		if body.has("out_dir") {
 			return body.text("out_dir")
 		}

@@ -12,6 +12,8 @@ type Plan struct {
 	// Dir is the pipeline's directory and OutDir where outputs go; both absolute.
 	Dir    string `json:"-"`
 	OutDir string `json:"-"`
+	// CacheDir is where the pipeline wants its cache, absolute too.
+	CacheDir string `json:"-"`
 	// Digest is the SHA-256 of the pipeline's files, and Builder who builds; both are for statements of provenance.
 	Digest  string `json:"digest"`
 	Builder string `json:"builder,omitempty"`

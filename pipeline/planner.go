@@ -55,7 +55,7 @@ func (e *evaluator) plan(targets []string) *Plan {
 		e.checkVariables(m)
 	}
 	plan := &Plan{Dir: p.dir, OutDir: p.abs(e.out()), Digest: p.digest(), Epoch: e.epoch(), Actions: []*Action{}}
-	plan.Builder = e.builder
+	plan.Builder, plan.CacheDir = e.builder, p.cacheDir(e)
 	if e.failed() {
 		return nil
 	}
@@ -104,6 +104,21 @@ func (e *evaluator) plan(targets []string) *Plan {
 	plan.Actions = inOrder(plan.Actions)
 	e.checkOutputPaths(plan)
 	return plan
+}
+
+// CacheDir is where the pipeline wants its cache, absolute, as far as that is known offline; else the default.
+func (p *Pipeline) CacheDir() string {
+	if p.checked == nil {
+		return p.abs(defaultCacheDir)
+	}
+	return p.cacheDir(p.checked)
+}
+
+func (p *Pipeline) cacheDir(e *evaluator) string {
+	if e.cacheDir == "" {
+		return p.abs(defaultCacheDir)
+	}
+	return p.abs(e.cacheDir)
 }
 
 // inOrder puts what is depended on first and changes nothing else. There are no cycles: evaluation would have met them.

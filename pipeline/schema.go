@@ -184,12 +184,15 @@ const (
 	mib = int64(1) << 20
 )
 
+const defaultCacheDir = ".twinkeel/cache"
+
 var twinkeelSchema = &blockSchema{
 	Kind: "twinkeel", Once: true,
 	Doc: "Settings of the pipeline itself. At most one in all its files.",
 	Attrs: []*attrSchema{
 		{Name: "required_version", Type: tString, Doc: "Versions of twinkeel that can read this pipeline, such as \"~> 0.1\". Checked before anything else; a text without references."},
 		{Name: "out_dir", Type: tPath, Default: cty.StringVal("out"), Doc: "Directory of the outputs."},
+		{Name: "cache_dir", Type: tPath, Default: cty.StringVal(defaultCacheDir), Doc: "Directory of the cache of what was built; TWINKEEL_CACHE_DIR in the environment wins. Several pipelines may share it."},
 		{Name: "builder", Type: tString, Doc: "URI of who builds, for statements of provenance, such as https://ci.example.com/ota; by default a person's machine."},
 	},
 }

@@ -82,7 +82,7 @@ func Run(ctx context.Context, steps []*Step, plan *pipeline.Plan, o Options) (*R
 	}
 	r := &runner{
 		plan: plan, record: record, digests: openDigests(plan.Dir), events: o.Events,
-		cache: OpenCache(CacheDir(plan.Dir)), warn: o.Warn,
+		cache: OpenCache(CacheDir(plan)), warn: o.Warn,
 	}
 	runErr := r.run(ctx, steps, o.Parallelism)
 	r.boundCache(ctx, o.CacheSize)

@@ -74,7 +74,7 @@ func newKey(t *testing.T, p *pipeline.Plan) {
 func dropCache(t *testing.T, p *pipeline.Plan) {
 	t.Helper()
 	for _, part := range []string{"ac", "cas"} {
-		if err := os.RemoveAll(filepath.Join(CacheDir(p.Dir), part)); err != nil {
+		if err := os.RemoveAll(filepath.Join(CacheDir(p), part)); err != nil {
 			t.Fatal(err)
 		}
 	}

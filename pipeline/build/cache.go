@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twinkeel/twinkeel/internal/durable"
+	"github.com/twinkeel/twinkeel/pipeline"
 )
 
 // cacheVariable may name a cache that several pipelines share.
@@ -27,11 +28,14 @@ const cacheVariable = "TWINKEEL_CACHE_DIR"
 // DefaultCacheSize is what builds leave of a cache, in bytes on the disk.
 const DefaultCacheSize int64 = 20 << 30
 
-// CacheDir is where a pipeline's cache is: TWINKEEL_CACHE_DIR, or .twinkeel/cache beside its files.
-func CacheDir(pipelineDir string) string {
+// CacheDir is where a pipeline's cache is: TWINKEEL_CACHE_DIR, or where the pipeline says.
+func CacheDir(plan *pipeline.Plan) string {
 	dir := os.Getenv(cacheVariable)
 	if dir == "" {
-		dir = filepath.Join(pipelineDir, ".twinkeel", "cache")
+		dir = plan.CacheDir
+	}
+	if dir == "" {
+		dir = filepath.Join(plan.Dir, ".twinkeel", "cache")
 	}
 	if abs, err := filepath.Abs(dir); err == nil {
 		return abs

@@ -20,7 +20,7 @@ import (
 // entryOf returns the cache of a plan that was built, its only entry, and where the files of that are.
 func entryOf(t *testing.T, plan *pipeline.Plan) (c *Cache, e *Entry, entry, content string) {
 	t.Helper()
-	c = OpenCache(CacheDir(plan.Dir))
+	c = OpenCache(CacheDir(plan))
 	entries, damaged, err := c.Entries()
 	if err != nil || len(damaged) > 0 || len(entries) != 1 {
 		t.Fatalf("the cache has %d entries, damaged %v, %v", len(entries), damaged, err)
@@ -245,7 +245,7 @@ func TestRepairRemovesOnlyWhatIsDamaged(t *testing.T) {
 func TestPrune(t *testing.T) {
 	t.Parallel()
 	plan := artifactPlan(t)
-	c := OpenCache(CacheDir(plan.Dir))
+	c := OpenCache(CacheDir(plan))
 	if p, err := c.Prune(t.Context(), 1, 0); err != nil || p.Removed != 0 {
 		t.Fatalf("without a cache: %+v, %v", p, err)
 	}
@@ -300,7 +300,7 @@ func TestRunBoundsTheCache(t *testing.T) {
 	if _, err := Run(t.Context(), steps, plan, Options{CacheSize: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if files := filesBelow(t, filepath.Join(CacheDir(plan.Dir), "cas")); len(files) > 0 {
+	if files := filesBelow(t, filepath.Join(CacheDir(plan), "cas")); len(files) > 0 {
 		t.Errorf("a cache of one byte holds %v", files)
 	}
 }

@@ -103,7 +103,7 @@ func newDecider(plan *pipeline.Plan, force bool) (*decider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &decider{plan: plan, record: record, digests: openDigests(plan.Dir), cache: OpenCache(CacheDir(plan.Dir)), force: force, steps: map[string]*Step{}}, nil
+	return &decider{plan: plan, record: record, digests: openDigests(plan.Dir), cache: OpenCache(CacheDir(plan)), force: force, steps: map[string]*Step{}}, nil
 }
 
 func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error) {
