@@ -28,8 +28,9 @@ func (a *app) applyCommand() *cobra.Command {
 		Long: `Do all that the plan says: write artifacts and images, upload the artifacts of the rollouts, and start them. The plan
 is shown first and needs a "yes", or --auto-approve where nobody can answer.
 
-FILE is a plan that "plan --out" wrote. It was looked at, so there is no question; but when the pipeline, an input, a key
-or an output changed since, nothing is done and what changed is said. Values of variables must be given again.`,
+FILE is a plan that "plan --out" wrote. It was looked at, so there is no question; but when the pipeline, the value of a
+variable, an input, a key or an output changed since, nothing is done and what changed is said. The same goes for what the
+server knows of a rollout, if "plan --server" asked it. Values of variables must be given again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file, ok := planFile(args); ok {
 				return a.runApplyFile(cmd.Context(), o, file)
@@ -75,7 +76,12 @@ func (a *app) runApplyFile(ctx context.Context, o applyOptions, file string) err
 	if err != nil {
 		return err
 	}
-	if changes := saved.Changes(plan, steps); len(changes) > 0 {
+	changes := saved.Changes(plan, steps)
+	onServers, err := saved.ServerChanges(ctx, plan)
+	if err != nil {
+		return err
+	}
+	if changes = append(changes, onServers...); len(changes) > 0 {
 		return &stalePlanError{file, changes}
 	}
 	o.autoApprove = true

@@ -15,6 +15,7 @@ type planOptions struct {
 	detailedExitCode bool
 	force            bool
 	out              string
+	server           bool
 }
 
 func (a *app) planCommand() *cobra.Command {
@@ -24,12 +25,15 @@ func (a *app) planCommand() *cobra.Command {
 		Short:   "Show what would be done, and why",
 		GroupID: groupMain,
 		Long: `Show what would be done, and why. Addresses and patterns (artifact.*, 'artifact.os["rpi4"]') limit it; what they need is
-planned with them. Nothing is changed and no server is asked. With --out the plan is also written to a file, which apply
-takes: it does what the plan says or, when something changed meanwhile, nothing. The file holds no values, only digests.`,
+planned with them. Nothing is changed, and no server is asked unless --server is given: then what servers know of the rollouts
+is shown, too. With --out the plan is also written to a file, which apply takes: it does what the plan says or, when something
+changed meanwhile, nothing. The file holds no values, only digests; still, where short PINs are the only sensitive variables,
+keep it as carefully as those.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runPlan(cmd.Context(), o, args) },
 	}
 	c.Flags().BoolVar(&o.detailedExitCode, "detailed-exitcode", false, "exit with 2 when there is something to build")
 	c.Flags().BoolVar(&o.force, "force", false, "plan to build everything again")
+	c.Flags().BoolVar(&o.server, "server", false, "ask the servers what they know of the rollouts")
 	c.Flags().StringVar(&o.out, "out", "", "write the plan to a `file` for apply")
 	return c
 }
@@ -39,11 +43,21 @@ func (a *app) runPlan(ctx context.Context, o planOptions, targets []string) erro
 	if err != nil {
 		return err
 	}
+	servers, err := o.lookAtServers(ctx, plan)
+	if err != nil {
+		return err
+	}
 	if o.out != "" {
-		if err := build.Save(plan, steps, targets, o.force).Write(o.out); err != nil {
+		saved, err := build.Save(plan, steps, targets, o.force)
+		if err != nil {
+			return err
+		}
+		saved.Servers = servers
+		if err := saved.Write(o.out); err != nil {
 			return err
 		}
 	}
+	a.noteServers(plan, servers)
 	if err := a.showPlan(plan, steps); err != nil {
 		return err
 	}
@@ -54,6 +68,34 @@ func (a *app) runPlan(ctx context.Context, o planOptions, targets []string) erro
 		return &exitError{code: exitUsage}
 	}
 	return nil
+}
+
+// lookAtServers asks what servers know of the plan's rollouts, by address; nothing when that is not wanted.
+func (o *planOptions) lookAtServers(ctx context.Context, plan *pipeline.Plan) (map[string]*build.ServerState, error) {
+	if !o.server {
+		return nil, nil
+	}
+	states := map[string]*build.ServerState{}
+	for _, action := range plan.Actions {
+		if action.Rollout == nil {
+			continue
+		}
+		state, err := build.LookAtServer(ctx, action.Rollout)
+		if err != nil {
+			return nil, err
+		}
+		states[action.Address] = state
+	}
+	return states, nil
+}
+
+// noteServers says what servers know of the plan's rollouts.
+func (a *app) noteServers(plan *pipeline.Plan, states map[string]*build.ServerState) {
+	for _, action := range plan.Actions {
+		if state := states[action.Address]; state != nil {
+			a.notef("%s on its server: %s\n", action.Address, printable(state.Describe()))
+		}
+	}
 }
 
 func (a *app) showPlan(plan *pipeline.Plan, steps []*build.Step) error {

@@ -20,6 +20,8 @@ type Plan struct {
 	// Epoch is the time stamped into outputs (SOURCE_DATE_EPOCH, else 0).
 	Epoch   time.Time `json:"epoch"`
 	Actions []*Action `json:"actions"`
+	// Variables are the values that it was made with.
+	Variables []PlanVariable `json:"-"`
 }
 
 // Kind of an action.

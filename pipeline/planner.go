@@ -55,6 +55,7 @@ func (e *evaluator) plan(targets []string) *Plan {
 		e.checkVariables(m)
 	}
 	plan := &Plan{Dir: p.dir, OutDir: p.abs(e.out()), Digest: p.digest(), Epoch: e.epoch(), Actions: []*Action{}}
+	plan.Variables = e.planVariables()
 	plan.Builder, plan.CacheDir = e.builder, p.cacheDir(e)
 	if e.failed() {
 		return nil

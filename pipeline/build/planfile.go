@@ -1,6 +1,7 @@
 package build
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,15 +19,18 @@ import (
 )
 
 // Saved is a plan in a file: enough to tell later whether the same would be done, and what is different if not. It names
-// addresses, verbs and reasons; everything else is digests, so that no value of the pipeline is in it.
+// addresses, verbs and reasons, and what servers know of rollouts; everything else is digests, so that no value of the
+// pipeline is in it.
 type Saved struct {
-	FormatVersion string       `json:"format_version"`
-	Version       string       `json:"twinkeel_version"`
-	Pipeline      string       `json:"pipeline"` // SHA-256 of its files
-	Epoch         int64        `json:"epoch"`
-	Targets       []string     `json:"targets"`
-	Force         bool         `json:"force"`
-	Steps         []*SavedStep `json:"steps"`
+	FormatVersion string                  `json:"format_version"`
+	Version       string                  `json:"twinkeel_version"`
+	Pipeline      string                  `json:"pipeline"` // SHA-256 of its files
+	Epoch         int64                   `json:"epoch"`
+	Targets       []string                `json:"targets"`
+	Force         bool                    `json:"force"`
+	Variables     *SavedVariables         `json:"variables"`
+	Servers       map[string]*ServerState `json:"servers,omitempty"` // by address of the rollout; none: no server was asked
+	Steps         []*SavedStep            `json:"steps"`
 }
 
 // SavedStep is one step of it.
@@ -43,12 +47,22 @@ type SavedStep struct {
 }
 
 const (
-	savedVersion = "twinkeel-plan-1"
+	savedVersion = "twinkeel-plan-2"
 	maxSaved     = 64 << 20
 )
 
 // Save makes of a plan what can be written to a file.
-func Save(plan *pipeline.Plan, steps []*Step, targets []string, force bool) *Saved {
+func Save(plan *pipeline.Plan, steps []*Step, targets []string, force bool) (*Saved, error) {
+	variables, err := saveVariables(plan, newSalt())
+	if err != nil {
+		return nil, err
+	}
+	s := save(plan, steps, targets, force)
+	s.Variables = variables
+	return s, nil
+}
+
+func save(plan *pipeline.Plan, steps []*Step, targets []string, force bool) *Saved {
 	s := &Saved{
 		FormatVersion: savedVersion, Version: version.Version, Pipeline: plan.Digest, Epoch: plan.Epoch.Unix(),
 		Targets: append([]string{}, targets...), Force: force, Steps: []*SavedStep{},
@@ -94,7 +108,7 @@ func (s *Saved) Write(path string) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(path, append(text, '\n'), 0o644)
+	return durable.WriteFile(path, append(text, '\n'), 0o600) // see SavedVariables
 }
 
 // ReadSaved reads what Write wrote.
@@ -119,7 +133,7 @@ func ReadSaved(path string) (*Saved, error) {
 	if s.FormatVersion != savedVersion {
 		return nil, &noPlanError{path, "was written by another version of twinkeel"}
 	}
-	if slices.Contains(s.Steps, nil) {
+	if slices.Contains(s.Steps, nil) || s.Variables == nil || slices.Contains(slices.Collect(maps.Values(s.Servers)), nil) {
 		return nil, &noPlanError{path, "is damaged"}
 	}
 	return &s, nil
@@ -134,7 +148,7 @@ func (e *noPlanError) Hint() string { return "twinkeel plan --out " + e.path }
 
 // Changes says what is different now from when the plan was saved, in words; nothing when it is what there is to do.
 func (s *Saved) Changes(plan *pipeline.Plan, steps []*Step) []string {
-	now := Save(plan, steps, s.Targets, s.Force)
+	now := save(plan, steps, s.Targets, s.Force)
 	var changes []string
 	if s.Version != now.Version {
 		changes = append(changes, fmt.Sprintf("it was made by version %s of twinkeel, and this is %s", s.Version, now.Version))
@@ -145,6 +159,7 @@ func (s *Saved) Changes(plan *pipeline.Plan, steps []*Step) []string {
 	if s.Epoch != now.Epoch {
 		changes = append(changes, fmt.Sprintf("SOURCE_DATE_EPOCH changed: %d -> %d", s.Epoch, now.Epoch))
 	}
+	changes = append(changes, s.Variables.changes(plan)...)
 	then := map[string]*SavedStep{}
 	for _, step := range s.Steps {
 		then[step.Address] = step
@@ -164,6 +179,25 @@ func (s *Saved) Changes(plan *pipeline.Plan, steps []*Step) []string {
 		changes = append(changes, address+" is gone")
 	}
 	return changes
+}
+
+// ServerChanges asks the servers that were asked for the plan again, and says what is different there.
+func (s *Saved) ServerChanges(ctx context.Context, plan *pipeline.Plan) ([]string, error) {
+	var changes []string
+	for _, a := range plan.Actions {
+		then := s.Servers[a.Address]
+		if a.Rollout == nil || then == nil {
+			continue
+		}
+		now, err := LookAtServer(ctx, a.Rollout)
+		if err != nil {
+			return nil, err
+		}
+		for _, change := range then.changes(now) {
+			changes = append(changes, a.Address+": "+change)
+		}
+	}
+	return changes, nil
 }
 
 // changes compares a step with what it is now. What follows from another difference is not said.
