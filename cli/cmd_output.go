@@ -36,6 +36,7 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 		return err
 	}
 	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built, FS: build.Files{}})
+	a.hide(p) // what came from files
 	if err := a.check(p, diags); err != nil {
 		return err
 	}

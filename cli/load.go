@@ -29,7 +29,7 @@ func (a *app) load() (*pipeline.Pipeline, error) {
 // hide keeps the pipeline's secrets, and those of the environment, from every stream.
 func (a *app) hide(p *pipeline.Pipeline) {
 	secrets := p.Secrets()
-	for _, name := range []string{"TWINKEEL_TOKEN", "TWINKEEL_KEY_PASSPHRASE"} {
+	for _, name := range []string{"TWINKEEL_TOKEN", "TWINKEEL_KEY_PASSPHRASE", "TWINKEEL_PKCS11_PIN"} {
 		if value := a.getenv(name); value != "" {
 			secrets = append(secrets, value)
 		}

@@ -87,7 +87,7 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 		table[name] = guard(name, fn)
 	}
 	// These handle marks and expressions themselves.
-	table["sensitive"], table["nonsensitive"], table["issensitive"] = sensitiveFunc, nonsensitiveFunc, isSensitiveFunc
+	table["sensitive"], table["nonsensitive"], table["issensitive"] = sensitiveFunction(p), nonsensitiveFunc, isSensitiveFunc
 	table["try"], table["can"] = tryfunc.TryFunc, tryfunc.CanFunc
 	pure := make(map[string]function.Function, len(table))
 	for name, fn := range table {
@@ -701,12 +701,17 @@ var anyParam = []function.Parameter{{Name: "value", Type: cty.DynamicPseudoType,
 
 func typeOfArg(args []cty.Value) (cty.Type, error) { return args[0].Type(), nil }
 
-var sensitiveFunc = function.New(&function.Spec{
-	Params: anyParam, Type: typeOfArg,
-	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-		return args[0].Mark(secretOf("sensitive()")), nil
-	},
-})
+// sensitiveFunction marks values and has them hidden in all output, should they come there without their mark.
+func sensitiveFunction(p *Pipeline) function.Function {
+	return function.New(&function.Spec{
+		Params: anyParam, Type: typeOfArg,
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			v := args[0].Mark(secretOf("sensitive()"))
+			p.keepDerived(v)
+			return v, nil
+		},
+	})
+}
 
 var nonsensitiveFunc = function.New(&function.Spec{
 	Params: anyParam, Type: typeOfArg,

@@ -21,8 +21,6 @@ func (e *evaluator) checkTogether(whole bool) {
 	for _, address := range keys(e.instances) {
 		inst := e.instances[address]
 		switch r := inst.result.(type) {
-		case *DeviceType:
-			e.checkBootPartition(inst, r)
 		case *Artifact:
 			e.checkClients(inst, r)
 		case *Rollout:
@@ -35,24 +33,6 @@ func (e *evaluator) checkTogether(whole bool) {
 	if whole {
 		e.checkDepends()
 	}
-}
-
-// bootloadersOfFirmware are the boot loaders that UEFI starts, which reads nothing but a FAT file system (UEFI 2.10,
-// 13.3.1). U-Boot is not among them: where it is and where it finds the kernel differs from board to board.
-var bootloadersOfFirmware = []string{"grub-efi", "systemd-boot"}
-
-// checkBootPartition reports a boot loader that has no partition to be in.
-func (e *evaluator) checkBootPartition(inst *instance, d *DeviceType) {
-	if !slices.Contains(bootloadersOfFirmware, d.Bootloader.Kind) || len(d.Layout.Partitions) == 0 {
-		return
-	}
-	for _, p := range d.Layout.Partitions {
-		if p.Filesystem == "vfat" || p.Type == "esp" {
-			return
-		}
-	}
-	e.report(fault("No boot partition", fmt.Sprintf("The firmware loads %s from a vfat partition, and %s has none. Add one with filesystem = \"vfat\" and bootable = true.",
-		d.Bootloader.Kind, d.Layout.Address), inst.body.rangeOf("layout")))
 }
 
 // Clients.

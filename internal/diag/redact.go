@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -20,13 +21,15 @@ const Redacted = "(sensitive value)"
 type Redactor struct {
 	mu      sync.Mutex
 	w       io.Writer
-	secrets [][]byte // longest first
-	held    []byte
+	secrets map[string]bool
+	// begin has the secrets by their first bytes, the longest first: there may be many.
+	begin map[[MinSecret]byte][]string
+	held  []byte
 }
 
 // NewRedactor returns a Redactor that hides the secrets of at least [MinSecret] bytes.
 func NewRedactor(w io.Writer, secrets []string) *Redactor {
-	r := &Redactor{w: w}
+	r := &Redactor{w: w, secrets: make(map[string]bool), begin: make(map[[MinSecret]byte][]string)}
 	r.Add(secrets)
 	return r
 }
@@ -35,26 +38,37 @@ func NewRedactor(w io.Writer, secrets []string) *Redactor {
 func (r *Redactor) Add(secrets []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	touched := make(map[[MinSecret]byte]bool)
 	for _, s := range secrets {
 		for _, form := range forms(s) {
-			if len(form) >= MinSecret && !slices.ContainsFunc(r.secrets, func(have []byte) bool { return string(have) == form }) {
-				r.secrets = append(r.secrets, []byte(form))
+			if len(form) < MinSecret || r.secrets[form] {
+				continue
 			}
+			r.secrets[form] = true
+			key := [MinSecret]byte([]byte(form))
+			r.begin[key] = append(r.begin[key], form)
+			touched[key] = true
 		}
 	}
-	slices.SortFunc(r.secrets, func(a, b []byte) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
-		}
-		return bytes.Compare(a, b)
-	})
+	for key := range touched {
+		slices.SortFunc(r.begin[key], func(a, b string) int {
+			if len(a) != len(b) {
+				return len(b) - len(a)
+			}
+			return strings.Compare(a, b)
+		})
+	}
 }
 
 // forms are the ways in which a secret appears in output.
 func forms(s string) []string {
 	out := []string{s}
 	if quoted, err := json.Marshal(s); err == nil {
-		out = append(out, string(quoted[1:len(quoted)-1]))
+		once := string(quoted[1 : len(quoted)-1])
+		out = append(out, once)
+		if again, err := json.Marshal(once); err == nil { // jsonencode() in a text that is printed as JSON
+			out = append(out, string(again[1:len(again)-1]))
+		}
 	}
 	var plain bytes.Buffer
 	enc := json.NewEncoder(&plain)
@@ -107,15 +121,9 @@ func (r *Redactor) split(data []byte, final bool) (out, rest []byte) {
 		return data, nil
 	}
 	for i := 0; i < len(data); {
-		hit := 0
-		for _, s := range r.secrets { // longest first, so a longer one that may follow is waited for before a shorter one hits
-			if bytes.HasPrefix(data[i:], s) {
-				hit = len(s)
-				break
-			}
-			if !final && bytes.HasPrefix(s, data[i:]) {
-				return out, data[i:]
-			}
+		hit, wait := r.at(data[i:])
+		if wait && !final {
+			return out, data[i:]
 		}
 		if hit > 0 {
 			out = append(out, Redacted...)
@@ -126,6 +134,28 @@ func (r *Redactor) split(data []byte, final bool) (out, rest []byte) {
 		i++
 	}
 	return out, nil
+}
+
+// at returns the length of the secret that data begins with, or 0, and whether a longer one could begin that data is too short
+// to tell.
+func (r *Redactor) at(data []byte) (hit int, wait bool) {
+	if len(data) < MinSecret {
+		for s := range r.secrets {
+			if strings.HasPrefix(s, string(data)) {
+				return 0, true
+			}
+		}
+		return 0, false
+	}
+	for _, s := range r.begin[[MinSecret]byte(data)] {
+		switch {
+		case len(s) <= len(data) && string(data[:len(s)]) == s:
+			return len(s), wait
+		case len(s) > len(data) && s[:len(data)] == string(data):
+			wait = true
+		}
+	}
+	return 0, wait
 }
 
 // Redact returns text without secrets.
