@@ -61,7 +61,7 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 
 		"base64decode": textErr(decode64), "base64encode": text(func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }),
 		"csvdecode": stdlib.CSVDecodeFunc, "jsondecode": stdlib.JSONDecodeFunc, "jsonencode": stdlib.JSONEncodeFunc,
-		"yamldecode": ctyyaml.YAMLDecodeFunc, "yamlencode": ctyyaml.YAMLEncodeFunc, "urlencode": text(url.QueryEscape), "urldecode": textErr(url.QueryUnescape),
+		"yamldecode": yamlDecodeFunc, "yamlencode": ctyyaml.YAMLEncodeFunc, "urlencode": text(url.QueryEscape), "urldecode": textErr(url.QueryUnescape),
 
 		"md5": digest(md5.New), "sha1": digest(sha1.New), "sha256": digest(sha256.New), "sha512": digest(sha512.New),
 		"base64sha256": digest64(sha256.New), "base64sha512": digest64(sha512.New), "uuidv5": uuidFunc,
@@ -306,6 +306,32 @@ var setProductFunc = function.New(&function.Spec{
 	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) { return stdlib.SetProductFunc.Call(args) },
 })
 
+// maxYAMLDepth is how many brackets may be open: the parser looks at all of them with each token.
+const maxYAMLDepth = 1_000
+
+var yamlDecodeFunc = function.New(&function.Spec{
+	Params: ctyyaml.YAMLDecodeFunc.Params(),
+	Type: func(args []cty.Value) (cty.Type, error) {
+		if args[0].IsKnown() && !args[0].IsNull() {
+			text, _ := args[0].Unmark()
+			depth := 0
+			for _, c := range text.AsString() {
+				switch c {
+				case '[', '{':
+					depth++
+				case ']', '}':
+					depth = max(0, depth-1)
+				}
+				if depth > maxYAMLDepth {
+					return cty.NilType, function.NewArgErrorf(0, "more than %d brackets are open in it", maxYAMLDepth)
+				}
+			}
+		}
+		return ctyyaml.YAMLDecodeFunc.ReturnTypeForValues(args)
+	},
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) { return ctyyaml.YAMLDecodeFunc.Call(args) },
+})
+
 var lengthFunc = function.New(&function.Spec{
 	Params: []function.Parameter{{Name: "value", Type: cty.DynamicPseudoType, AllowDynamicType: true, AllowUnknown: true}},
 	Type: func(args []cty.Value) (cty.Type, error) {
@@ -337,9 +363,11 @@ var lengthFunc = function.New(&function.Spec{
 var coalesceFunc = function.New(&function.Spec{
 	VarParam: &function.Parameter{Name: "values", Type: cty.DynamicPseudoType, AllowNull: true, AllowUnknown: true, AllowDynamicType: true},
 	Type: func(args []cty.Value) (cty.Type, error) {
-		types := make([]cty.Type, len(args))
-		for i, a := range args {
-			types[i] = a.Type()
+		var types []cty.Type // that differ: unifying takes the square of their number
+		for _, a := range args {
+			if !slices.ContainsFunc(types, a.Type().Equals) {
+				types = append(types, a.Type())
+			}
 		}
 		ty, _ := convert.UnifyUnsafe(types)
 		if ty == cty.NilType {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -348,6 +350,9 @@ func (s *shower) plain(v cty.Value, at string) any {
 	case ty == cty.Bool:
 		return v.True()
 	case ty == cty.Number:
+		if v.AsBigFloat().IsInf() { // 1/0, which JSON cannot write
+			return numberText(v)
+		}
 		return json.Number(numberText(v))
 	case ty.IsMapType() || ty.IsObjectType():
 		out := make(map[string]any)
@@ -375,7 +380,13 @@ func step(key string) string {
 	return fmt.Sprintf("[%q]", key)
 }
 
-func numberText(v cty.Value) string { return v.AsBigFloat().Text('f', -1) }
+func numberText(v cty.Value) string {
+	f := v.AsBigFloat()
+	if n, accuracy := f.Int64(); accuracy == big.Exact { // which is much faster to write
+		return strconv.FormatInt(n, 10)
+	}
+	return f.Text('f', -1)
+}
 
 // lineWidth is up to where lists stay on one line.
 const lineWidth = 100
