@@ -432,7 +432,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 			continue
 		}
 		group, size, filesystem := d.Layout.slots()
-		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, b.rangeOf(at))
+		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, false, b.rangeOf(at))
 	}
 }
 
@@ -447,7 +447,7 @@ func (e *evaluator) mustExist(name string, at hcl.Range) {
 }
 
 // mustFit reports a file system image that is larger than its place, or of another kind than the layout promises.
-func (e *evaluator) mustFit(file, place string, size int64, filesystem string, at *hcl.Range) {
+func (e *evaluator) mustFit(file, place string, size int64, filesystem string, packed bool, at *hcl.Range) {
 	if e.facts == nil || size == 0 {
 		return
 	}
@@ -469,6 +469,7 @@ func (e *evaluator) mustFit(file, place string, size int64, filesystem string, a
 	switch declared := filesystem != "none" && filesystem != ""; {
 	case err != nil:
 		e.report(fault("Cannot read file", sentence(err.Error()), at))
+	case declared && kind == "" && packed && e.facts.compressed(file): // looked at when it is unpacked
 	case declared && kind == "":
 		e.report(fault("Wrong file system", fmt.Sprintf("%s is no file system, or a compressed one, but %s is declared as %s.", rel, place, filesystem), at))
 	case declared && kind != filesystem:
@@ -482,8 +483,8 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	b := inst.body
 	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server"))}
 	inst.result = im
-	rel := path.Join(filepath.ToSlash(e.out()), "images", inst.block.home.folder, labelled(inst)+".img")
-	im.Path = e.pipeline.abs(rel)
+	stem := path.Join(filepath.ToSlash(e.out()), "images", inst.block.home.folder, labelled(inst))
+	rel, paths := e.imageOutputs(im, stem, b.texts("formats"))
 	device := result[*DeviceType](e, b.text("device_type"))
 	if device != nil {
 		im.DeviceType = *device
@@ -527,7 +528,62 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 		e.checkDataPartition(inst, im)
 		e.checkLoaderFilled(inst, im)
 	}
-	return e.builtFile(inst.address, rel)
+	exposed := e.builtFile(inst.address, rel)
+	exposed["paths"] = cty.MapVal(paths)
+	return exposed
+}
+
+// imageSuffixes are what files of each format are called. A block map is found by the image's name.
+var imageSuffixes = map[string]string{
+	"raw": ".img", "bmap": ".img.bmap", "gz": ".img.gz", "xz": ".img.xz", "zst": ".img.zst", "android-sparse": ".simg", "qcow2": ".qcow2",
+}
+
+func checkFormats(v cty.Value) string {
+	seen := make(map[string]bool)
+	for it := v.ElementIterator(); it.Next(); {
+		_, f := it.Element()
+		if !f.IsKnown() {
+			continue
+		}
+		switch name := f.AsString(); {
+		case imageSuffixes[name] == "":
+			return fmt.Sprintf("cannot hold %q.%s", shorten(name), suggestion(name, keys(imageSuffixes), "There are: "))
+		case seen[name]:
+			return fmt.Sprintf("names %s twice", name)
+		default:
+			seen[name] = true
+		}
+	}
+	if len(seen) == 0 && v.IsWhollyKnown() || len(seen) == 1 && seen["bmap"] {
+		return "names no format of an image"
+	}
+	return ""
+}
+
+// imageOutputs says where the forms of an image go. The raw one is the first, else that which was named first.
+func (e *evaluator) imageOutputs(im *Image, stem string, formats []string) (first string, paths map[string]cty.Value) {
+	if len(formats) == 0 { // not known, or wrong
+		formats = []string{"raw"}
+	}
+	slices.SortStableFunc(formats, func(a, b string) int { return formatRank(a) - formatRank(b) })
+	paths = make(map[string]cty.Value)
+	for _, f := range formats {
+		rel := stem + imageSuffixes[f]
+		im.Outputs = append(im.Outputs, ImageOutput{Format: f, Path: e.pipeline.abs(rel)})
+		paths[f] = cty.StringVal(rel)
+	}
+	im.Path = im.Outputs[0].Path
+	return stem + imageSuffixes[formats[0]], paths
+}
+
+func formatRank(format string) int {
+	switch format {
+	case "raw":
+		return 0
+	case "bmap": // describes another file
+		return 2
+	}
+	return 1
 }
 
 // checkFilledTwice reports a slot that is filled under its own name and under that of the pair: one of the two would be
@@ -602,16 +658,19 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 	b := n.body
 	f := Fill{Partition: n.label, Both: b.flag("both"), Range: n.rng}
 	var set []string
-	for _, name := range []string{"file", "files", "dir"} {
+	for _, name := range []string{"file", "files", "dir", "tar"} {
 		if !b.unset(name) {
 			set = append(set, name)
 		}
 	}
+	if f.Empty = b.flag("empty"); f.Empty {
+		set = append(set, "empty")
+	}
 	switch {
 	case len(set) == 0:
-		e.report(fault("Missing argument", "A fill needs one of file, files and dir: what goes into the partition.", n.rng.Ptr()))
+		e.report(fault("Missing argument", "A fill needs one of file, files, dir, tar and empty: what goes into the partition.", n.rng.Ptr()))
 	case len(set) > 1:
-		e.report(fault("Conflicting arguments", fmt.Sprintf("A fill takes one of file, files and dir, not %s.", strings.Join(set, " and ")), b.rangeOf(set[1])))
+		e.report(fault("Conflicting arguments", fmt.Sprintf("A fill takes one of file, files, dir, tar and empty, not %s.", strings.Join(set, " and ")), b.rangeOf(set[1])))
 	}
 
 	var target *Partition
@@ -640,7 +699,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
 		f.File = e.pipeline.abs(b.text("file"))
 		if target != nil {
-			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, b.rangeOf("file"))
+			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, true, b.rangeOf("file"))
 		}
 	}
 	if b.has("files") {
@@ -661,8 +720,12 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 			f.Files[path.Clean(dest)] = e.pipeline.abs(src)
 		}
 	}
-	if target != nil && target.Filesystem == "none" && (len(f.Files) > 0 || b.has("dir")) {
+	if target != nil && target.Filesystem == "none" && (len(f.Files) > 0 || b.has("dir") || b.has("tar")) {
 		e.report(fault("No file system", fmt.Sprintf("The partition %s has no file system, so only file = ... can fill it.", n.label), b.rangeOf(set[0])))
+	}
+	if b.has("tar") {
+		e.mustExist(b.text("tar"), *b.rangeOf("tar"))
+		f.Tar = e.pipeline.abs(b.text("tar"))
 	}
 	if b.has("dir") {
 		f.Dir = e.pipeline.abs(b.text("dir"))

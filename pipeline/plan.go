@@ -205,17 +205,24 @@ type Partition struct {
 
 // Image is an image block, evaluated. Artifact is the release that slot A holds.
 type Image struct {
-	Address    string     `json:"address"`
-	Name       string     `json:"name"` // the block's label, with the for_each key
-	DeviceType DeviceType `json:"device_type"`
-	Artifact   *Artifact  `json:"artifact"`
-	Server     *Server    `json:"server,omitempty"` // whose URL the agent polls
-	Fills      []Fill     `json:"fills"`
-	Path       string     `json:"path"` // of the output
+	Address    string        `json:"address"`
+	Name       string        `json:"name"` // the block's label, with the for_each key
+	DeviceType DeviceType    `json:"device_type"`
+	Artifact   *Artifact     `json:"artifact"`
+	Server     *Server       `json:"server,omitempty"` // whose URL the agent polls
+	Fills      []Fill        `json:"fills"`
+	Path       string        `json:"path"`    // of the first output
+	Outputs    []ImageOutput `json:"outputs"` // that at Path first
+}
+
+// ImageOutput is one form of an image.
+type ImageOutput struct {
+	Format string `json:"format"` // raw, bmap, gz, xz, zst, android-sparse, qcow2
+	Path   string `json:"path"`
 }
 
 // Fill is what goes into a partition of an image: exactly one of File (a file system image, copied as is), Files (paths
-// inside the file system, to absolute paths on the host) and Dir (a tree).
+// inside the file system, to absolute paths on the host), Dir (a tree), Tar (an archive of one) and Empty.
 type Fill struct {
 	// Partition is the name of a partition, of a slot group (slot A, with Both also slot B), or of a reserve. The file of
 	// the boot loader's environment is text, NAME=VALUE in each line; that of any other reserve is copied.
@@ -223,6 +230,8 @@ type Fill struct {
 	File      string            `json:"file,omitempty"`
 	Files     map[string]string `json:"files,omitempty"`
 	Dir       string            `json:"dir,omitempty"`
+	Tar       string            `json:"tar,omitempty"`
+	Empty     bool              `json:"empty,omitempty"`
 	Both      bool              `json:"both,omitempty"`
 	Range     hcl.Range         `json:"-"`
 }

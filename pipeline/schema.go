@@ -489,22 +489,26 @@ var imageSchema = &blockSchema{
 		{Name: "device_type", Type: refTo("device_type"), Required: true, Doc: "The device type that it is for."},
 		{Name: "artifact", Type: refTo("artifact"), Required: true, Doc: "The release that slot A holds, for the same device type; the device reports its name, and trusts the key that signed it."},
 		{Name: "server", Type: refTo("server"), Doc: "The server that the device asks for updates; without one it asks none."},
+		{Name: "formats", Type: listOf(tString), Default: cty.ListVal([]cty.Value{cty.StringVal("raw"), cty.StringVal("bmap")}), Check: checkFormats, Doc: "What to write, all in one pass: raw (a sparse file), bmap (the block map, which makes flashing quick and checks it), gz, xz and zst (the raw image, compressed), android-sparse (for fastboot) and qcow2 (for virtual machines)."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{{
 		Kind: "fill", Label: "partition",
-		Doc: "What goes into a partition: one of file, files and dir. The name of the slots fills slot A. An ext4 or vfat that nothing fills is an empty file system.",
+		Doc: "What goes into a partition: one of file, files, dir, tar and empty. The name of the slots fills slot A. An ext4 or vfat that nothing fills is an empty file system.",
 		Attrs: []*attrSchema{
-			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is."},
+			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is; one that is compressed (gz, bz2, xz, zst, lz4) is unpacked on the way."},
 			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system, without a slash in front = path here. They belong to root, with mode 0644."},
 			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with its modes; all of it belongs to root."},
+			{Name: "tar", Type: tPath, Doc: "A tar archive whose content goes in with owners, modes, devices, links and extended attributes; it may be compressed."},
+			{Name: "empty", Type: tBool, Default: cty.False, Doc: "Nothing: an empty file system, or zeros where there is none."},
 			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same. For slots only."},
 		},
 	}},
 	Exposes: []exposedSchema{
-		{Name: "path", Type: cty.String, Doc: "Path of the image, relative to the pipeline's directory."},
-		{Name: "size", Type: cty.Number, Built: true, Doc: "Size in bytes."},
-		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the image."},
+		{Name: "path", Type: cty.String, Doc: "Path of the image, relative to the pipeline's directory: the raw one, or else the first of formats."},
+		{Name: "paths", Type: cty.Map(cty.String), Doc: "Paths of all that is written, by format."},
+		{Name: "size", Type: cty.Number, Built: true, Doc: "Size of the file at path in bytes."},
+		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path."},
 	},
 }
 

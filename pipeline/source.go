@@ -545,6 +545,14 @@ func (f *facts) filesystemOf(name string) (kind string, size int64, err error) {
 	return "", 0, nil
 }
 
+// compressed tells whether a file begins as compressed ones do.
+func (f *facts) compressed(name string) bool {
+	head, err := f.head(name, 6)
+	return err == nil && slices.ContainsFunc([]string{"\x1f\x8b", "BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd", "\x04\x22\x4d\x18"}, func(magic string) bool {
+		return strings.HasPrefix(string(head), magic)
+	})
+}
+
 var errMissing = &missingError{}
 
 // Is makes every missingError one kind for errors.Is.
