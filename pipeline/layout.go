@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"errors"
 	"fmt"
 	"math/big"
 	"path/filepath"
@@ -173,7 +174,8 @@ func (e *evaluator) placed(r *layoutReader) map[string]cty.Value {
 // reportLayout says why a layout cannot be.
 func (e *evaluator) reportLayout(err error, l *Layout, at *hcl.Range) {
 	detail := sentence(strings.TrimPrefix(err.Error(), "layout: "))
-	if hinted, ok := err.(interface{ Hint() string }); ok && hinted.Hint() != "" { //nolint:errorlint // the solver's own error, not one in it
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) && hinted.Hint() != "" {
 		detail += "\n\nHint: " + hinted.Hint() + "."
 	}
 	e.report(fault("Layout not possible", fmt.Sprintf("In %s: %s", l.Address, detail), at))

@@ -64,6 +64,7 @@ type Entry struct {
 	ArtifactName  string       `json:"artifact_name,omitempty"`
 	DeviceTypes   []string     `json:"device_types,omitempty"`
 	SignerKeyID   string       `json:"signer_key_id,omitempty"`
+	Areas         []Area       `json:"areas,omitempty"`
 	Files         []CachedFile `json:"files"` // the output, then what is written beside it
 	Used          time.Time    `json:"-"`     // when it was last stored or taken
 }

@@ -189,7 +189,7 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 }
 
 // implementation rises when the bytes that an action makes from the same inputs change.
-var implementation = map[pipeline.Kind]int{pipeline.KindArtifact: 2, pipeline.KindImage: 1}
+var implementation = map[pipeline.Kind]int{pipeline.KindArtifact: 2, pipeline.KindImage: 2}
 
 func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Artifact) error {
 	s.attributes = attributes(map[string]any{
@@ -286,7 +286,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 	device := im.DeviceType
 	device.Address, device.Layout.Address = "", ""
 	s.attributes = attributes(map[string]any{
-		"name": im.Name, "device_type": device, "path": d.relative(im.Path),
+		"name": im.Name, "device_type": device, "path": d.relative(im.Path), "formats": formatsOf(im),
 	})
 	if im.Server != nil {
 		s.attributes["server"] = im.Server.URL
@@ -306,6 +306,11 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		}
 		for _, inside := range sortedKeys(f.Files) {
 			if err := d.input(ctx, s, inside+" of "+f.Partition, f.Files[inside]); err != nil {
+				return err
+			}
+		}
+		if f.Tar != "" {
+			if err := d.input(ctx, s, "archive of "+f.Partition, f.Tar); err != nil {
 				return err
 			}
 		}
@@ -341,10 +346,21 @@ func (d *decider) cacheKeyOf(s *Step) string {
 	} else {
 		delete(attributes, "path")
 	}
+	if im := s.Action.Image; im != nil { // what is written beside it is called after it
+		attributes["file"] = filepath.Base(im.Path)
+	}
 	if _, ok := inputs[inputArtifact]; ok {
 		inputs[inputArtifact] = s.cacheKey
 	}
 	return key(s.Action.Kind, attributes, inputs)
+}
+
+func formatsOf(im *pipeline.Image) []string {
+	var formats []string
+	for _, o := range im.Outputs {
+		formats = append(formats, o.Format)
+	}
+	return formats
 }
 
 func fillKind(f pipeline.Fill) string {
@@ -353,6 +369,10 @@ func fillKind(f pipeline.Fill) string {
 		return "file"
 	case f.Dir != "":
 		return "dir"
+	case f.Tar != "":
+		return "tar"
+	case f.Empty:
+		return "empty"
 	}
 	return "files"
 }

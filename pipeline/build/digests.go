@@ -30,13 +30,14 @@ type digests struct {
 	mu      sync.Mutex
 	known   map[string]string
 	used    map[string]string // what this run saw: only that is kept
+	made    map[string]string // what this run wrote, for itself alone: a change in the same tick would go unnoticed later
 	changed bool
 }
 
 func openDigests(dir string) *digests {
 	d := &digests{
 		path:  filepath.Join(dir, ".twinkeel", "cache", "digests.json"),
-		known: map[string]string{}, used: map[string]string{},
+		known: map[string]string{}, used: map[string]string{}, made: map[string]string{},
 	}
 	if text, err := os.ReadFile(d.path); err == nil {
 		if json.Unmarshal(text, &d.known) != nil {
@@ -79,6 +80,10 @@ func (d *digests) identified(ctx context.Context, path string) (digest, id strin
 	id = identity(path, info)
 	d.mu.Lock()
 	digest, hit := d.known[id]
+	if ours, written := d.made[id]; written && !hit && time.Since(info.ModTime()) < racyWindow {
+		d.mu.Unlock()
+		return ours, id, nil
+	}
 	d.mu.Unlock()
 	if !hit {
 		if digest, err = hashOf(ctx, f); err != nil {
@@ -93,6 +98,19 @@ func (d *digests) identified(ctx context.Context, path string) (digest, id strin
 	d.known[id], d.used[id] = digest, digest
 	d.changed = d.changed || !hit
 	return digest, id, nil
+}
+
+// learn takes the digest of a file that was just written, so that it is not read again, and returns what its inode looks like.
+func (d *digests) learn(path, digest string) (id string, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	id = identity(path, info)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.made[id] = digest
+	return id, nil
 }
 
 func openRegular(path string) (*os.File, fs.FileInfo, error) {

@@ -27,6 +27,7 @@ func TestGRUBImage(t *testing.T) {
 	write(t, loader, "MZ")
 	im := ubootImage()
 	im.Path = filepath.Join(dir, "out", "board.img")
+	im.Outputs = []pipeline.ImageOutput{{Format: "raw", Path: im.Path}}
 	im.Fills = []pipeline.Fill{{Partition: "boot", Files: map[string]string{"EFI/BOOT/BOOTX64.EFI": loader}}}
 	im.DeviceType.Layout.Partitions[0].Mount = "/boot/efi"
 	im.DeviceType.Layout.Reserves = nil

@@ -43,18 +43,45 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 	image := &imaging.Image{
 		Layout: *layout, Contents: contents, Epoch: r.plan.Epoch, Progress: progress,
 		// Two images of one name and device type may have equal identifiers: they are the same disk, rebuilt.
-		Seed: im.Name + "/" + im.DeviceType.Name,
+		Seed: im.Name + "/" + im.DeviceType.Name, Digests: true,
 	}
-	if _, err := imaging.Write(ctx, im.Path, image); err != nil {
-		return nil, err
+	raw := ""
+	for _, o := range im.Outputs {
+		if o.Format == imaging.FormatRaw {
+			raw = o.Path
+			continue
+		}
+		image.Outputs = append(image.Outputs, imaging.Output{Format: o.Format, Path: o.Path})
 	}
-	out, err := r.output(ctx, pipeline.KindImage, im.Path)
+	made, err := imaging.Write(ctx, raw, image)
 	if err != nil {
 		return nil, err
 	}
-	out.DeviceTypes = []string{im.DeviceType.Name}
+	if raw != "" {
+		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: made.SHA256})
+	}
+	return r.imageOutput(im, made)
+}
+
+// imageOutput describes the files of an image that was just made: the first one, and the others beside it.
+func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output, error) {
+	out := &Output{Kind: string(pipeline.KindImage), Path: relativeTo(r.plan.Dir, im.Path), DeviceTypes: []string{im.DeviceType.Name}}
 	if im.Artifact != nil {
 		out.ArtifactName = im.Artifact.Name
+	}
+	for _, a := range made.Areas {
+		out.Areas = append(out.Areas, Area(a))
+	}
+	for _, o := range made.Outputs {
+		id, err := r.digests.learn(o.Path, o.SHA256)
+		if err != nil {
+			return nil, err
+		}
+		if o.Path == im.Path {
+			out.Size, out.SHA256, out.identity = o.Size, o.SHA256, id
+			continue
+		}
+		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, o.Path), o.SHA256})
 	}
 	return out, nil
 }
@@ -69,7 +96,9 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		for _, name := range fillTargets(&im.DeviceType.Layout, fill) {
-			contents[name] = content
+			if area, _ := m.Find(name); !fill.Empty || area.Filesystem != "" && area.Filesystem != imaging.FilesystemNone {
+				contents[name] = content
+			}
 		}
 	}
 	for _, p := range im.DeviceType.Layout.Partitions {
@@ -150,6 +179,8 @@ func fillTargets(l *pipeline.Layout, f pipeline.Fill) []string {
 
 func fillContent(f pipeline.Fill) (imaging.Content, error) {
 	switch {
+	case f.Empty:
+		return imaging.Content{}, nil
 	case f.File != "":
 		return imaging.Content{File: f.File}, nil
 	case f.Dir != "":

@@ -82,7 +82,7 @@ func (r *runner) restored(a *pipeline.Action, e *Entry) *Output {
 	path := outputPath(a)
 	out := &Output{
 		Kind: string(a.Kind), Path: relativeTo(r.plan.Dir, path), Size: e.Files[0].Size, SHA256: e.Files[0].SHA256,
-		ArtifactName: e.ArtifactName, DeviceTypes: e.DeviceTypes, SignerKeyID: e.SignerKeyID,
+		ArtifactName: e.ArtifactName, DeviceTypes: e.DeviceTypes, SignerKeyID: e.SignerKeyID, Areas: e.Areas,
 	}
 	for _, f := range e.Files[1:] {
 		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, filepath.Join(filepath.Dir(path), f.Name)), f.SHA256})
@@ -104,7 +104,7 @@ func (r *runner) keep(ctx context.Context, s *Step, out *Output) {
 	}
 	err := r.cache.store(ctx, &Entry{
 		Key: s.cacheKey, Address: s.Action.Address, Kind: out.Kind,
-		ArtifactName: out.ArtifactName, DeviceTypes: out.DeviceTypes, SignerKeyID: out.SignerKeyID,
+		ArtifactName: out.ArtifactName, DeviceTypes: out.DeviceTypes, SignerKeyID: out.SignerKeyID, Areas: out.Areas,
 	}, files)
 	switch {
 	case err == nil:

@@ -29,14 +29,22 @@ type Output struct {
 	ArtifactName string   `json:"artifact_name,omitempty"`
 	DeviceTypes  []string `json:"device_types,omitempty"`
 	SignerKeyID  string   `json:"signer_key_id,omitempty"`
-	// Sidecars are what was written beside an artifact.
+	// Sidecars are what was written beside an artifact, and the other forms of an image.
 	Sidecars []Sidecar `json:"sidecars,omitempty"`
-	Key      string    `json:"key"` // of the action; see the package comment
+	Areas    []Area    `json:"areas,omitempty"` // of an image: what fills its partitions and reserves
+	Key      string    `json:"key"`             // of the action; see the package comment
 
 	Attributes map[string]string `json:"attributes,omitempty"`
 	Inputs     map[string]string `json:"inputs,omitempty"` // what was read, by role: SHA-256
 
 	identity string // of the inode that was digested; see digests
+}
+
+// Area is what fills a partition or reserve of an image, without the zeros behind it.
+type Area struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
 }
 
 const recordVersion = 1
