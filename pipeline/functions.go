@@ -26,6 +26,7 @@ import (
 	"github.com/google/uuid"
 	goversion "github.com/hashicorp/go-version"
 	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/ext/customdecode"
 	"github.com/hashicorp/hcl/v2/ext/tryfunc"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	ctyyaml "github.com/zclconf/go-cty-yaml"
@@ -88,7 +89,7 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 	}
 	// These handle marks and expressions themselves.
 	table["sensitive"], table["nonsensitive"], table["issensitive"] = sensitiveFunction(p), nonsensitiveFunc, isSensitiveFunc
-	table["try"], table["can"] = tryfunc.TryFunc, tryfunc.CanFunc
+	table["try"], table["can"] = tryFunc, tryfunc.CanFunc
 	pure := make(map[string]function.Function, len(table))
 	for name, fn := range table {
 		pure[name] = fn
@@ -304,6 +305,36 @@ var setProductFunc = function.New(&function.Spec{
 		return stdlib.SetProductFunc.ReturnTypeForValues(args)
 	},
 	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) { return stdlib.SetProductFunc.Call(args) },
+})
+
+// tryFunc is tryfunc.TryFunc, which evaluates its expressions once for the type and once for the value: each try() within
+// another would double the work, and a hundred would never end.
+var tryFunc = function.New(&function.Spec{
+	VarParam: tryfunc.TryFunc.VarParam(),
+	Type: func(args []cty.Value) (cty.Type, error) {
+		if len(args) == 0 {
+			return cty.NilType, errors.New("at least one argument is needed")
+		}
+		return cty.DynamicPseudoType, nil
+	},
+	Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+		var text strings.Builder
+		for _, arg := range args {
+			v, diags := customdecode.ExpressionClosureFromVal(arg).Value()
+			switch {
+			case !diags.HasErrors() && v.IsWhollyKnown():
+				return v, nil
+			case !diags.HasErrors(): // once it is known it may fail, or be of another type
+				return cty.DynamicVal, nil
+			}
+			for _, d := range diags {
+				if text.Len() < 4<<10 { // those of tries within tries add up
+					fmt.Fprintf(&text, "\n- %s: %s", d.Summary, d.Detail)
+				}
+			}
+		}
+		return cty.NilVal, errors.New("no expression has a value:" + text.String())
+	},
 })
 
 // maxYAMLDepth is how many brackets may be open: the parser looks at all of them with each token.

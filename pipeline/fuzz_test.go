@@ -99,6 +99,11 @@ func hostile() map[string]string {
 		"comment":        "/*" + rep("*", 200_000),
 		"newlines":       rep("\n", 100_000),
 		"errors":         rep("x y\n", 30_000),
+		"tries":          "locals { a = " + rep("try(abs(\"x\"), ", 100) + "1" + rep(")", 100) + " }",
+		"failing tries":  "locals { a = " + rep("try(abs(\"x\"), ", 100) + "abs(\"x\")" + rep(")", 100) + " }",
+		"yaml brackets":  "locals { a = yamldecode(\"" + rep("[", 100_000) + "\") }",
+		"arguments":      "locals { a = coalesce(" + rep("null, ", 20_000) + "1) }",
+		"infinity":       "locals { a = jsondecode(\"1e999999999\") }",
 		"nested tuples": "locals {\na0=1\n" + func() string {
 			var b strings.Builder
 			for i := 1; i < 4000; i++ {
