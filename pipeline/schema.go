@@ -280,7 +280,7 @@ var layoutSchema = &blockSchema{
 	Kind: "layout", Label: "name", ForEach: true, Refers: true,
 	Doc: "How a disk is divided. Partitions are numbered in the order in which they stand.",
 	Attrs: []*attrSchema{
-		{Name: "preset", Type: tString, Enum: []string{"sdimg", "uefiimg", "gptimg", "biosimg"}, Doc: "A layout of Mender's in place of all else: the disk images of those names, with the same offsets and sizes, from the variables of the build."},
+		{Name: "preset", Type: tString, Enum: []string{"sdimg", "uefiimg", "gptimg", "biosimg", "mender-convert-grub", "mender-convert-uboot"}, Doc: "A layout of Mender's in place of all else: the disk images of those names, with the same offsets and sizes, from the variables of the build."},
 		{Name: "variables", Type: mapOf(tString), Doc: "Variables of the build for preset, such as source.yocto.NAME.variables: MENDER_STORAGE_TOTAL_SIZE_MB, MENDER_PARTITION_ALIGNMENT and the like. Those that are missing have Mender's defaults."},
 		{Name: "table", Type: tString, Enum: []string{"gpt", "mbr", "hybrid"}, Default: cty.StringVal("gpt"), Doc: "Kind of partition table. A hybrid is a GPT whose MBR lists the partitions with in_mbr, too, for boot ROMs that read nothing else. An MBR with more than four partitions has an extended one for the fourth and further."},
 		{Name: "sector_size", Type: tInt, Default: number(sector), Check: checkSectorSize, Doc: "Logical sector of the disk: 512 or 4096 bytes."},

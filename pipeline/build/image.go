@@ -183,6 +183,8 @@ func fillContent(f pipeline.Fill) (imaging.Content, error) {
 		return imaging.Content{}, nil
 	case f.File != "":
 		return imaging.Content{File: f.File}, nil
+	case f.Tar != "":
+		return imaging.Content{Tar: f.Tar}, nil
 	case f.Dir != "":
 		tree, err := treeOf(f.Dir)
 		return imaging.Content{Tree: tree}, err

@@ -1,7 +1,9 @@
 package build
 
 import (
+	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/pipeline"
@@ -12,7 +14,46 @@ type Layouts struct{}
 
 // Preset implements [pipeline.LayoutSolver].
 func (Layouts) Preset(name string, variables map[string]string) (*pipeline.Layout, error) {
-	return nil, fmt.Errorf("the preset %s is not known", name)
+	made, _, err := imaging.Preset(name, variables)
+	if err != nil {
+		return nil, err
+	}
+	l := &pipeline.Layout{
+		Table: made.Table, SectorSize: made.SectorSize, Alignment: made.Alignment, DiskSize: made.DiskSize, DiskID: made.DiskID,
+		GPT: pipeline.GPT{Entries: made.GPT.Entries, EntriesOffset: made.GPT.EntriesAt, NoBackup: made.GPT.NoBackup},
+	}
+	for _, r := range made.Reserves {
+		reserve := pipeline.Reserve{Name: r.Name, Offset: r.Offset, Size: r.Size, Align: r.Align}
+		for _, h := range r.Holes {
+			reserve.Holes = append(reserve.Holes, pipeline.Span(h))
+		}
+		l.Reserves = append(l.Reserves, reserve)
+	}
+	for _, p := range made.Partitions {
+		part := pipeline.Partition{
+			Name: p.Name, Offset: p.Offset, Align: p.Align, Size: p.Size, Percent: p.Percent, Rest: p.Rest,
+			Filesystem: cmp.Or(p.Filesystem, imaging.FilesystemNone), Label: p.Label, Type: p.Type, UUID: p.UUID, Attributes: p.Attributes,
+			Mount: presetMount(p), Bootable: p.Bootable, Grow: p.Grow, Slot: p.Slot, MBRType: p.MBRType, Logical: p.Logical, InMBR: p.InMBR,
+		}
+		if p.Slot != "" {
+			part.SlotGroup = strings.TrimSuffix(p.Name, "_"+p.Slot)
+		}
+		l.Partitions = append(l.Partitions, part)
+	}
+	return l, nil
+}
+
+// presetMount is where Mender's builds mount a partition of a preset (mender-setup-install.inc, fstab).
+func presetMount(p imaging.Partition) string {
+	switch {
+	case p.Name == "data":
+		return dataMount
+	case p.Name == "boot" && p.Type == "esp":
+		return "/boot/efi"
+	case p.Name == "boot":
+		return "/uboot"
+	}
+	return ""
 }
 
 // Place implements [pipeline.LayoutSolver].
