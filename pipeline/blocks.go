@@ -19,6 +19,9 @@ import (
 func (e *evaluator) compute(inst *instance) map[string]cty.Value {
 	switch inst.block.schema.Kind {
 	case "source":
+		if e.fakes != nil {
+			return e.fakes.source(e, inst)
+		}
 		return e.computeSource(inst)
 	case "layout":
 		return e.computeLayout(inst)

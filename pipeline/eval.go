@@ -32,6 +32,8 @@ type evaluator struct {
 	skipped       bool                 // some instance is not in only, and unknown
 	unready       bool                 // a value that is not known was needed
 	needVariables bool                 // a required variable without a value is an error
+	fakes         *fakes               // of a test; nil: none
+	blamed        blamed               // whom the reported problems belong to
 	functions     *hcl.EvalContext
 	defaults      *hcl.EvalContext // functions of a variable's default
 
@@ -159,15 +161,22 @@ func (e *evaluator) defaultScope(m *module) *scope { return &scope{module: m, fu
 
 // report adds a diagnostic, once: the instances of a block repeat their mistakes.
 func (e *evaluator) report(d *hcl.Diagnostic) {
-	key := d.Summary + "\x00" + d.Detail
-	if d.Subject != nil {
-		key += "\x00" + d.Subject.String()
-	}
+	key := problemKey(d)
+	e.blame(key)
 	if e.reported[key] || e.weary() {
 		return
 	}
 	e.reported[key] = true
 	e.diags = append(e.diags, d)
+}
+
+// problemKey is equal for equal problems.
+func problemKey(d *hcl.Diagnostic) string {
+	key := d.Summary + "\x00" + d.Detail
+	if d.Subject != nil {
+		key += "\x00" + d.Subject.String()
+	}
+	return key
 }
 
 // weary tells that so much is wrong that more is not worth the time.
@@ -571,9 +580,11 @@ func (e *evaluator) failed() bool { return e.diags.HasErrors() }
 
 // evaluate finds the values of an instance: its arguments, what it computes, and its place in the plan.
 func (e *evaluator) evaluate(inst *instance, sc *scope) {
+	defer e.lookAtInstance(inst)()
 	inst.body = e.evaluateBody(inst.block.content, sc)
 	e.instances[inst.address] = inst
 	inst.computed = e.compute(inst)
+	e.fakes.override(inst)
 }
 
 // value is what references to the instance see.
@@ -928,11 +939,13 @@ func (e *evaluator) everything() {
 
 // checks evaluates the check blocks.
 func (e *evaluator) checks() {
+	defer e.blamed.leave()
 	for _, m := range e.everyModule() {
 		for _, b := range m.others["check"] {
 			if b.content == nil {
 				continue
 			}
+			e.blamed.at = b.address()
 			for _, n := range b.content.nested {
 				if n.dynamic != nil {
 					e.report(fault("Wrong dynamic block", "Assertions cannot be dynamic.", n.rng.Ptr()))

@@ -87,7 +87,7 @@ func (f *facts) directory(path string) error {
 	switch {
 	case err != nil:
 		return f.explain(path, err)
-	case !info.IsDir():
+	case !info.IsDir() && !isAnything(info):
 		return fmt.Errorf("%s is not a directory", path)
 	}
 	return nil

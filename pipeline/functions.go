@@ -81,7 +81,7 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 	for name, instead := range impure {
 		table[name] = absent(name, instead)
 	}
-	for _, more := range []map[string]function.Function{fileFunctions(f), gitFunctions(f), inspectFunctions(f), artifactFunctions(f)} {
+	for _, more := range []map[string]function.Function{fileFunctions(f), gitFunctions(f), inspectFunctions(f), artifactFunctions(f), fakedFunctions(f)} {
 		maps.Copy(table, more)
 	}
 	for name, fn := range table {

@@ -53,6 +53,8 @@ func (p *Pipeline) Outputs(ctx context.Context, o OutputOptions) ([]Output, hcl.
 // a module does keeps them: a secret in a block does not keep others from referring to the block.
 func (e *evaluator) output(b *block) (cty.Value, Output) {
 	out := Output{Name: b.name}
+	e.blamed.at = b.address()
+	defer e.blamed.leave()
 	if b.content == nil || b.content.attrs["value"] == nil {
 		return cty.NilVal, out
 	}

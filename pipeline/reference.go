@@ -37,7 +37,7 @@ func Reference() []byte {
 		metaForEach: kindsWith(func(s *blockSchema) bool { return s.ForEach }),
 		metaDepends: kindsWith(func(s *blockSchema) bool { return slices.Contains(s.Attrs, attrDependsOn) }),
 		"blocks":    blocksReference(), "functions": functionsReference(), "impure": impureReference(),
-		"module": moduleReference(),
+		"module": moduleReference(), "tests": testsReference(),
 	} {
 		text = strings.Replace(text, "<!-- "+mark+" -->", with, 1)
 	}

@@ -372,11 +372,13 @@ func exampleOf(ty cty.Type) string {
 
 // checkVariables evaluates the variables of a module and checks their validation blocks.
 func (e *evaluator) checkVariables(m *module) {
+	defer e.blamed.leave()
 	for _, name := range keys(m.variables) {
 		e.symbol(symbol{in: m.prefix, root: "var", name: name}, m.variables[name].rng)
 	}
 	for _, name := range keys(m.variables) {
 		v := m.variables[name]
+		e.blamed.at = m.prefix + "var." + name
 		subject := v.rng
 		if g := e.pipeline.given[name]; g != nil && m.prefix == "" {
 			subject = g.rng

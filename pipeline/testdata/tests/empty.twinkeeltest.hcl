@@ -1,0 +1,1 @@
+variables = {} # ERROR: No run

@@ -1,0 +1,3 @@
+run "a" {
+  variables = { version = parseint("x", 10) } # ERROR: Invalid function argument
+}

@@ -1,0 +1,5 @@
+run "a" {
+  assert { # ERROR: Missing argument
+    condition = true
+  }
+}

@@ -1,0 +1,3 @@
+run "a" {
+  variables = { version = var.channel } # ERROR: Unexpected reference
+}

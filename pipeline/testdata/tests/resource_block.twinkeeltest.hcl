@@ -1,0 +1,2 @@
+artifact "x" {} # ERROR: Unknown kind of block
+run "a" {}

@@ -1,0 +1,3 @@
+run "a" {
+  variabels = { version = "1" } # ERROR: Unknown argument
+}
