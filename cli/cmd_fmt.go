@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -32,7 +33,8 @@ func (a *app) fmtCommand() *cobra.Command {
 		Short:   "Write pipeline files in their canonical form",
 		GroupID: groupMain,
 		Long: `Write pipeline files in their canonical form, in place. Without arguments all files of the pipeline; "-" formats
-stdin to stdout. Prints the names of the files it changed. Files of variables (*.twinkeelvars.hcl) are formatted, too.`,
+stdin to stdout. Prints the names of the files it changed. Files of variables (*.twinkeelvars.hcl) and of tests
+(*.twinkeeltest.hcl, also those in tests/) are formatted, too.`,
 		RunE: func(_ *cobra.Command, args []string) error { return a.runFmt(o, args) },
 	}
 	c.Flags().BoolVar(&o.check, "check", false, "change nothing; exit with 3 when a file is not in canonical form")
@@ -90,7 +92,11 @@ const maxDirs = 100_000
 func filesToFormat(dir string, below bool) ([]string, error) {
 	if !below {
 		files, err := pipeline.SourceFiles(dir)
-		return append(files, variableFiles(dir)...), err
+		if err != nil {
+			return nil, err
+		}
+		tests, err := pipeline.TestFiles(dir)
+		return slices.Concat(files, variableFiles(dir), tests), err
 	}
 	var files []string
 	dirs := 0
@@ -110,6 +116,9 @@ func filesToFormat(dir string, below bool) ([]string, error) {
 			files = append(files, found...)
 		}
 		files = append(files, variableFiles(path)...)
+		if found, err := pipeline.TestFiles(path); err == nil && filepath.Base(path) != "tests" { // whose files belong to the one above
+			files = append(files, found...)
+		}
 		return nil
 	})
 	if err == nil && len(files) == 0 {

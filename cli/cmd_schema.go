@@ -38,8 +38,9 @@ func (a *app) runSchema(o schemaOptions, args []string) error {
 		}
 		return a.printJSON(pipeline.JSONSchema())
 	}
-	kinds := pipeline.Schema()
+	kinds, tests := pipeline.Schema(), pipeline.TestSchema()
 	if len(args) > 0 {
+		kinds = slices.Concat(kinds, tests)
 		i := slices.IndexFunc(kinds, func(k pipeline.KindInfo) bool { return k.Kind == args[0] })
 		if i < 0 {
 			return &usageError{&hintedError{fmt.Sprintf("there is no block %q", args[0]), "twinkeel schema"}}
@@ -54,10 +55,11 @@ func (a *app) runSchema(o schemaOptions, args []string) error {
 		return a.printJSON(struct {
 			FormatVersion string              `json:"format_version"`
 			Blocks        []pipeline.KindInfo `json:"blocks"`
-		}{"1.0", kinds})
+			TestBlocks    []pipeline.KindInfo `json:"test_blocks"` // of *.twinkeeltest.hcl
+		}{"1.0", kinds, tests})
 	}
 	t := table{}
-	for _, k := range kinds {
+	for _, k := range slices.Concat(kinds, tests) {
 		first, _, _ := strings.Cut(k.Description, ". ")
 		t.add(k.Kind, strings.TrimSuffix(first, "."))
 	}

@@ -22,7 +22,7 @@ const exitCodeHelp = `Exit codes:
     1  failed
     2  wrong usage; with plan --detailed-exitcode: there is something to do
     3  a check said no: artifact verify, fmt --check
-    4  nothing to do: apply, devices accept, devices reject
+    4  nothing to do: apply, test, devices accept, devices reject
   130  interrupted`
 
 // exitError is an error whose exit code the command chose. A nil err prints nothing: the command has said it already.
