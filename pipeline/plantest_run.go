@@ -21,8 +21,6 @@ type TestOptions struct {
 	Filter []string
 	// FS answers questions about files that no run fakes; nil means the real file system.
 	FS FileSystem
-	// Check finds what else is wrong with a plan.
-	Check func(*Plan) hcl.Diagnostics
 	// Done is told of each run when it is done.
 	Done func(TestRun)
 }
@@ -148,11 +146,6 @@ func (p *Pipeline) rehearse(ctx context.Context, r *testRun, o TestOptions) (*ev
 	}
 	if len(r.targets) == 0 && !e.stopped() {
 		e.everything() // a plan leaves out what nothing refers to
-	}
-	if plan != nil && !e.failed() && o.Check != nil {
-		for _, d := range o.Check(plan) {
-			e.report(d)
-		}
 	}
 	e.reportUnmetFakes()
 	if e.failed() {
