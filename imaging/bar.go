@@ -249,6 +249,17 @@ func (m *Map) drawTable(b *strings.Builder, areas []area, width int) {
 		b.WriteString(string(text) + "\n")
 	}
 	fmt.Fprintf(b, "disk: %s, %s, %d-byte sectors\n", FormatSize(m.Size), m.Table, m.SectorSize)
+	if m.Damaged != "" {
+		fmt.Fprintf(b, "damaged: %s\n", damages[m.Damaged])
+	}
+}
+
+// damages say what the values of Map.Damaged mean.
+var damages = map[string]string{
+	"primary":  "the partition table at the start of the disk; this is its copy at the end",
+	"backup":   "the copy of the partition table at the end of the disk",
+	"mbr":      "the MBR, which lists what the GPT does not",
+	"extended": "the chain of logical partitions; there may have been more",
 }
 
 func (a area) row() []string {

@@ -52,7 +52,9 @@ type GPTOptions struct {
 	// EntriesAt is the offset of the primary table's entries; 0: right behind the header. The header stays in sector 1.
 	// Partitions come after the entries.
 	EntriesAt int64
-	NoBackup  bool // no copy at the end of the disk; the header then names itself as its own copy
+	// NoBackup leaves out the copy at the end of the disk, for media whose size is not known. The header then names itself
+	// as its own copy: sfdisk and partx read that, sgdisk complains, parted refuses it.
+	NoBackup bool
 }
 
 // Reserve is an area at a fixed place outside every partition, for what a boot ROM or a boot loader looks for there.

@@ -110,6 +110,9 @@ func TestReadDamagedMBR(t *testing.T) {
 				n++
 			}
 		}
+		if shown := strings.Contains(m.Bar(80), "\ndamaged: the"); shown != (c.want != "") {
+			t.Errorf("%s: the damage is shown: %v", name, shown)
+		}
 		if n != c.parts || m.Damaged != c.want {
 			t.Errorf("%s: %d partitions, damaged %q; want %d and %q", name, n, m.Damaged, c.parts, c.want)
 		}

@@ -129,15 +129,17 @@ func expected(m *Map) (out []seen) {
 }
 
 func sfdiskAttributes(r Region) string {
-	names := map[string]string{"required": "RequiredPartition", "no-block-io": "NoBlockIOProtocol", "legacy-boot": "LegacyBIOSBootable"}
+	names := map[string]string{
+		"required": "RequiredPartition", "no-block-io": "NoBlockIOProtocol", "legacy-boot": "LegacyBIOSBootable",
+		"grow-filesystem": "59", "read-only": "60", "hidden": "62", "no-automount": "63", "48": "48",
+	}
 	var out, numbers []string
 	for _, a := range r.Attributes {
-		if n := names[a]; n != "" {
+		if n := names[a]; len(n) > 2 {
 			out = append(out, n)
-			continue
+		} else {
+			numbers = append(numbers, n)
 		}
-		bit, _ := attributeBit(a)
-		numbers = append(numbers, fmt.Sprint(bit))
 	}
 	if len(numbers) > 0 {
 		out = append(out, "GUID:"+strings.Join(numbers, ","))
@@ -282,6 +284,36 @@ func TestTablesWithParted(t *testing.T) {
 				want = append(want, fmt.Sprintf("%d %dB %dB %dB", s.Number, s.Start*512, (s.Start+s.Size)*512-1, s.Size*512))
 			}
 			slices.Sort(got) // parted goes by offset
+			slices.Sort(want)
+			if diff := gocmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestTablesWithPartx is about PARTUUIDs, which in an MBR are made of the signature and the number.
+func TestTablesWithPartx(t *testing.T) {
+	tool(t, "partx")
+	for name, l := range tableMatrix() {
+		if l.SectorSize == 4096 {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path, m := tableImage(t, l)
+			var got, want []string
+			for line := range strings.Lines(run(t, "partx", "-g", "-r", "-o", "NR,START,UUID", path)) {
+				if n, _, _ := strings.Cut(line, " "); m.Extended == nil || n != fmt.Sprint(m.Extended.Number) {
+					got = append(got, strings.TrimSpace(line))
+				}
+			}
+			for _, r := range m.Regions {
+				if r.Kind == KindPartition {
+					want = append(want, fmt.Sprint(r.Number, " ", r.Offset/512, " ", r.UUID))
+				}
+			}
+			slices.Sort(got)
 			slices.Sort(want)
 			if diff := gocmp.Diff(want, got); diff != "" {
 				t.Error(diff)
