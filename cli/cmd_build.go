@@ -15,10 +15,12 @@ import (
 type buildOptions struct {
 	force       bool
 	parallelism int
+	noExec      bool
 }
 
 func (o *buildOptions) addFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&o.force, "force", false, "build everything again")
+	c.Flags().BoolVar(&o.noExec, "no-exec", false, "run no command of the pipeline's sources; fail where one would have to run")
 	c.Flags().IntVar(&o.parallelism, "parallelism", 0, "how many outputs are made at once (default: one per core)")
 }
 
@@ -31,7 +33,8 @@ func (a *app) buildCommand() *cobra.Command {
 		GroupID: groupMain,
 		Long: `Write the pipeline's artifacts, each signed by the signer it names. What is up to date is left alone, and what was built
 before is taken from the cache. Outputs appear whole or not at all; out/twinkeel.json names each with its size, SHA-256
-and signer. Ctrl-C removes what is half-written and stops; a second one stops at once.`,
+and signer. Sources that fetch, unpack or run something do so first, where an artifact needs them or an ADDRESS names them:
+whoever builds a pipeline runs its commands, unless --no-exec is given. Ctrl-C removes what is half-written and stops; a second one stops at once.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if dryRun {
 				return a.runDryBuild(cmd.Context(), o, args, pipeline.KindArtifact)
@@ -92,7 +95,7 @@ func (a *app) make(ctx context.Context, o buildOptions, plan *pipeline.Plan, ste
 	defer show.close()
 	steps = slices.DeleteFunc(slices.Clone(steps), func(s *build.Step) bool { return s.Verb == build.VerbStart })
 	return build.Run(ctx, steps, plan, build.Options{
-		Parallelism: o.parallelism, Events: show.event, Warn: warned.add, CacheSize: cacheSize,
+		Parallelism: o.parallelism, Events: show.event, Warn: warned.add, CacheSize: cacheSize, NoExec: o.noExec,
 	})
 }
 
@@ -118,18 +121,27 @@ func (w *warnings) print(a *app) {
 
 // printOutputs lists what the steps stand for: address, file, size and the start of its SHA-256.
 func (a *app) printOutputs(record *build.Record, steps []*build.Step) error {
-	outputs := map[string]*build.Output{}
+	outputs, sources := map[string]*build.Output{}, map[string]*build.Output{}
 	for _, s := range steps {
+		if out := record.Sources[s.Action.Address]; out != nil && s.Action.Named {
+			sources[s.Action.Address] = out
+		}
 		if out := record.Outputs[s.Action.Address]; out != nil && s.Verb != build.VerbStart {
 			outputs[s.Action.Address] = out
 		}
 	}
 	if a.global.json {
-		return a.printJSON(build.Record{FormatVersion: record.FormatVersion, Outputs: outputs})
+		return a.printJSON(struct {
+			build.Record
+			Sources map[string]*build.Output `json:"sources,omitempty"` // those that were asked for
+		}{build.Record{FormatVersion: record.FormatVersion, Outputs: outputs}, sources})
 	}
 	t := table{}
 	for _, s := range steps {
 		out := outputs[s.Action.Address]
+		if s.Action.Source != nil {
+			out = sources[s.Action.Address]
+		}
 		if out == nil {
 			continue
 		}

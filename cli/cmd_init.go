@@ -21,12 +21,13 @@ import (
 
 type initOptions struct {
 	from, machine, image string
+	upgrade              bool
 }
 
 func (a *app) initCommand() *cobra.Command {
 	var o initOptions
 	c := &cobra.Command{
-		Use:     "init [--from yocto DIR]",
+		Use:     "init [--from yocto DIR | --upgrade]",
 		Short:   "Start a pipeline: a first file, a .gitignore, and what is still missing",
 		GroupID: groupMain,
 		Long: `Start a pipeline in the directory of -C, or here: main.twinkeel.hcl with comments, and a .gitignore. No file is ever
@@ -34,20 +35,31 @@ overwritten. It also says which programs and keys are missing, and how to get th
 
 With --from yocto DIR the pipeline is for what a build left in DIR, tmp/deploy/images/MACHINE or a build directory: its
 machine, image, sizes, boot files, and what Mender's layer knows of the disk (.testdata.json). The result can be planned
-at once; what the build does not say stands at the head of the file.`,
+at once; what the build does not say stands at the head of the file.
+
+With --upgrade, for a pipeline that is there, the files that its http sources name without sha256 are fetched once, and what
+they are is written to .twinkeel.lock.hcl, which belongs under version control. Later builds take nothing else.`,
 		Example: `  twinkeel init
   twinkeel -C fleet init --from yocto ~/build/tmp/deploy/images/raspberrypi4-64 --image core-image-base`,
 		Args: func(_ *cobra.Command, args []string) error { return o.check(args) },
-		RunE: func(cmd *cobra.Command, args []string) error { return a.runInit(cmd.Context(), o, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.upgrade {
+				return a.runUpgrade(cmd.Context())
+			}
+			return a.runInit(cmd.Context(), o, args)
+		},
 	}
 	c.Flags().StringVar(&o.from, "from", "", "what made the system: yocto")
 	c.Flags().StringVar(&o.machine, "machine", "", "MACHINE of the build, when there are several")
 	c.Flags().StringVar(&o.image, "image", "", "image of the build, when there are several")
+	c.Flags().BoolVar(&o.upgrade, "upgrade", false, "write the checksums of what http sources fetch to the lock file")
 	return c
 }
 
 func (o *initOptions) check(args []string) error {
 	switch {
+	case o.upgrade && (o.from+o.machine+o.image != "" || len(args) > 0):
+		return usagef("init --upgrade takes nothing else; -C names the pipeline's directory")
 	case o.from != "" && o.from != "yocto":
 		return usagef("--from takes yocto, not %q", o.from)
 	case o.from != "" && len(args) != 1:

@@ -163,6 +163,8 @@ func planNote(step *build.Step) string {
 			names[i] = p.Name
 		}
 		return fmt.Sprintf("%s on %s, %s: %s", r.Artifacts[0].Name, r.Server.URL, plural(len(r.Phases), "phase"), strings.Join(names, ", "))
+	case step.Action.Source != nil:
+		return relative(step.Action.Source.Outputs[0])
 	case step.Action.Artifact != nil:
 		return relative(step.Action.Artifact.Path)
 	case step.Action.Image != nil:

@@ -88,7 +88,7 @@ func (a *app) planOf(ctx context.Context, targets []string, kinds ...pipeline.Ki
 	}
 	needed := map[string]bool{}
 	for _, action := range slices.Backward(plan.Actions) { // those that need come after what they need
-		if slices.Contains(kinds, action.Kind) || needed[action.Address] {
+		if slices.Contains(kinds, action.Kind) || action.Source != nil && action.Named || needed[action.Address] {
 			needed[action.Address] = true
 			for _, address := range action.DependsOn {
 				needed[address] = true

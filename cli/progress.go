@@ -62,6 +62,8 @@ func (p *plainLines) event(e build.Event) {
 	case build.StateDone:
 		took := now.Sub(p.started[e.Address])
 		p.app.notef("%s %s (%s in %s, %s)\n", s.bold(e.Address+":"), s.green("done"), size(e.Done), took.Round(time.Millisecond), rate(e.Done, took))
+	case build.StateOutput:
+		p.app.notef("%s %s\n", s.dim(e.Address+" |"), e.Detail)
 	case build.StateCached:
 		p.app.notef("%s %s\n", s.bold(e.Address+":"), s.dim(cachedText(e)))
 	case build.StateFailed:
@@ -143,6 +145,8 @@ func (b *bars) event(e build.Event) {
 		if bar != nil {
 			bar.SetTotal(-1, true)
 		}
+	case build.StateOutput:
+		fmt.Fprintf(b.p, "%s %s\n", s.dim(e.Address+" |"), b.app.stderr.redacted(e.Detail))
 	case build.StateCached:
 		fmt.Fprintf(b.p, "%s %s\n", e.Address, s.dim(cachedText(e)))
 	case build.StateFailed:

@@ -9,10 +9,11 @@ import (
 // redactedWriter hides the values of sensitive variables in everything that passes. Secrets become known when a
 // pipeline is loaded; until then bytes pass unchanged.
 type redactedWriter struct {
-	target io.Writer // what was given to Run, to ask it whether it is a terminal
-	w      io.Writer
-	r      *diag.Redactor
-	err    error // the first that a write gave: what is lost must not go unsaid
+	target  io.Writer // what was given to Run, to ask it whether it is a terminal
+	w       io.Writer
+	r       *diag.Redactor
+	secrets []string
+	err     error // the first that a write gave: what is lost must not go unsaid
 }
 
 func newRedactedWriter(w io.Writer) *redactedWriter { return &redactedWriter{target: w, w: w} }
@@ -31,7 +32,12 @@ func (r *redactedWriter) hide(secrets []string) {
 	}
 	r.flush()
 	r.r = diag.NewRedactor(r.target, secrets)
-	r.w = r.r
+	r.w, r.secrets = r.r, secrets
+}
+
+// redacted hides the secrets in a text that goes to the target by another way.
+func (r *redactedWriter) redacted(text string) string {
+	return diag.Redact(text, r.secrets)
 }
 
 func (r *redactedWriter) flush() {

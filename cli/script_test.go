@@ -3,10 +3,13 @@ package cli_test
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -68,6 +71,7 @@ func TestScripts(t *testing.T) {
 			"nofile":    noFile,
 			"isjson":    isJSON,
 			"tokenfile": tokenFile,
+			"https":     serveHTTPS,
 		},
 	})
 }
@@ -197,4 +201,27 @@ func canMountTmpfs() bool {
 		return false
 	}
 	return syscall.Unmount(dir, syscall.MNT_DETACH) == nil
+}
+
+// https DIR serves a directory over HTTPS, at $URL, with a certificate that commands trust from then on. What was asked for
+// goes to the file requests.
+func serveHTTPS(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: https DIR")
+	}
+	files, log := http.FileServer(http.Dir(ts.MkAbs(args[0]))), ts.MkAbs("requests")
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err == nil {
+			fmt.Fprintln(f, r.Method, r.URL.Path, r.Header.Get("Private-Token"))
+			f.Close()
+		}
+		files.ServeHTTP(w, r)
+	}))
+	ts.Defer(server.Close)
+	ca := ts.MkAbs("ca.pem")
+	ts.Check(os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o644))
+	ts.Setenv("SSL_CERT_FILE", ca)
+	ts.Setenv("URL", server.URL)
+	ts.Setenv("TWINKEEL_VAR_url", server.URL)
 }

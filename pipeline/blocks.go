@@ -374,7 +374,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 	p.Directory, p.Destination = e.pipeline.abs(b.text("directory")), b.text("destination")
 	p.FileName, p.Mode, p.KeepOwners = b.text("file_name"), b.text("mode"), b.flag("keep_owners")
 	p.Images, p.Project, p.Platform, p.RunArgs = b.texts("images"), b.text("project"), b.text("platform"), b.text("run_args")
-	if b.has("directory") && e.facts != nil {
+	if b.has("directory") && e.facts != nil && !e.pending(b.text("directory")) {
 		if err := e.facts.directory(b.text("directory")); err != nil {
 			e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("directory")))
 		}
@@ -435,13 +435,13 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 			continue
 		}
 		group, size, filesystem := d.Layout.slots()
-		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, false, b.rangeOf(at))
+		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, false, b.rangeOf(at), &a.Checks)
 	}
 }
 
 // mustExist reports a file that is not there. Offline nothing is asked.
 func (e *evaluator) mustExist(name string, at hcl.Range) {
-	if e.facts == nil || name == "" {
+	if e.facts == nil || name == "" || e.pending(name) {
 		return
 	}
 	if _, err := e.facts.regular(name); err != nil {
@@ -449,36 +449,24 @@ func (e *evaluator) mustExist(name string, at hcl.Range) {
 	}
 }
 
-// mustFit reports a file system image that is larger than its place, or of another kind than the layout promises.
-func (e *evaluator) mustFit(file, place string, size int64, filesystem string, packed bool, at *hcl.Range) {
+// mustFit reports a file system image that is larger than its place, or of another kind than the layout promises. A file
+// that a source action makes is looked at when it is there, unless what it will be is known.
+func (e *evaluator) mustFit(file, place string, size int64, filesystem string, packed bool, at *hcl.Range, later *[]FileCheck) {
 	if e.facts == nil || size == 0 {
 		return
 	}
-	got, err := e.facts.regular(file)
-	if err != nil {
-		return // reported
+	c := FileCheck{File: file, Place: place, Size: size, Filesystem: filesystem, Packed: packed}
+	var summary, detail string
+	if known, ok := e.sources.fact[file]; ok {
+		summary, detail = c.judge(e.shown(file), known.size, known.kind, known.size, nil)
+	} else if !e.pending(file) {
+		summary, detail = c.problemOf(e.facts, e.shown(file))
 	}
-	rel := e.shown(file)
-	if got > size {
-		e.report(fault("File system too large for its place", fmt.Sprintf("%s has %s, but %s has only %s. Make it larger in the layout, or the file smaller.",
-			rel, formatSize(got), place, formatSize(size)), at))
-		return
+	if e.pending(file) {
+		*later = append(*later, c)
 	}
-	if got == 0 {
-		e.report(fault("Empty file", fmt.Sprintf("%s is empty; the build that makes it was probably interrupted.", rel), at))
-		return
-	}
-	kind, whole, err := e.facts.filesystemOf(file)
-	switch declared := filesystem != "none" && filesystem != ""; {
-	case err != nil:
-		e.report(fault("Cannot read file", sentence(err.Error()), at))
-	case declared && kind == "" && packed && e.facts.compressed(file): // looked at when it is unpacked
-	case declared && kind == "":
-		e.report(fault("Wrong file system", fmt.Sprintf("%s is no file system, or a compressed one, but %s is declared as %s.", rel, place, filesystem), at))
-	case declared && kind != filesystem:
-		e.report(fault("Wrong file system", fmt.Sprintf("%s holds %s, but %s is declared as %s.", rel, kind, place, filesystem), at))
-	case whole > got:
-		e.report(fault("Truncated file", fmt.Sprintf("%s has %s, but the %s file system in it has %s; the build or the copy was probably interrupted.", rel, formatSize(got), kind, formatSize(whole)), at))
+	if summary != "" {
+		e.report(fault(summary, detail, at))
 	}
 }
 
@@ -515,7 +503,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 		}
 		filled[n.label] = n.labelRng
 		e.checkFilledTwice(b, n, device)
-		im.Fills = append(im.Fills, e.computeFill(n, device))
+		im.Fills = append(im.Fills, e.computeFill(n, device, &im.Checks))
 	}
 	if device != nil {
 		if group, _, _ := device.Layout.slots(); group != "" {
@@ -657,7 +645,7 @@ func (e *evaluator) shown(file string) string {
 	return file
 }
 
-func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
+func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]FileCheck) Fill {
 	b := n.body
 	f := Fill{Partition: n.label, Both: b.flag("both"), Range: n.rng}
 	var set []string
@@ -702,7 +690,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
 		f.File = e.pipeline.abs(b.text("file"))
 		if target != nil {
-			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, true, b.rangeOf("file"))
+			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, true, b.rangeOf("file"), later)
 		}
 	}
 	if b.has("files") {
@@ -732,7 +720,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType) Fill {
 	}
 	if b.has("dir") {
 		f.Dir = e.pipeline.abs(b.text("dir"))
-		if e.facts != nil {
+		if e.facts != nil && !e.pending(b.text("dir")) {
 			if err := e.facts.directory(b.text("dir")); err != nil {
 				e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("dir")))
 			}

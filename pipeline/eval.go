@@ -29,6 +29,8 @@ type evaluator struct {
 	facts         *facts               // nil: offline
 	built         map[string]BuiltFile // by address; what the last build made
 	only          map[string]bool      // instances of for_each to evaluate, by address; nil: all
+	sources       *sources             // what source actions make
+	upgrading     bool                 // the lock file is about to be written, and not read
 	skipped       bool                 // some instance is not in only, and unknown
 	unready       bool                 // a value that is not known was needed
 	needVariables bool                 // a required variable without a value is an error
@@ -139,11 +141,11 @@ func newEvaluator(ctx context.Context, p *Pipeline, fsys FileSystem, needVariabl
 	e := &evaluator{
 		pipeline: p, needVariables: needVariables,
 		values: make(map[symbol]*symbolValue), instances: make(map[string]*instance),
-		blocks: make(map[*block][]*instance), reported: make(map[string]bool),
+		blocks: make(map[*block][]*instance), reported: make(map[string]bool), sources: &sources{},
 		callees: make(map[*block][]*module), calls: make(map[string]*call),
 	}
 	if fsys != nil {
-		e.facts = &facts{ctx: ctx, fs: fsys, dir: p.dir}
+		e.facts = &facts{ctx: ctx, fs: fsys, dir: p.dir, sources: e.sources}
 	}
 	table := functionTable(p, e.facts)
 	e.functions = &hcl.EvalContext{Functions: table}

@@ -52,6 +52,9 @@ type facts struct {
 	fs  FileSystem
 	dir string // of the pipeline, absolute
 
+	sources *sources          // what is not there before the build; may be nil
+	locked  map[string]Locked // of the lock file, when it was read
+
 	answers   map[string]gitAnswer                  // of git, by question
 	variables map[string]map[string]json.RawMessage // of testdata files, by path
 	artifacts map[string]cty.Value                  // read by mender::artifact, by path
@@ -66,6 +69,9 @@ func absolute(dir, path string) string {
 	}
 	return filepath.Join(dir, path)
 }
+
+// pending tells whether a source action makes the file, so that there is nothing to look at yet.
+func (f *facts) pending(path string) bool { return f.sources.maker(f.abs(path)) != "" }
 
 // regular returns the size of a file.
 func (f *facts) regular(path string) (int64, error) {

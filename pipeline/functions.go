@@ -96,7 +96,7 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 	}
 	table["templatestring"] = guard("templatestring", templateFunc("template", func(src string) (string, string, bool, error) { return src, "template", true, nil }, pure))
 	table["templatefile"] = guard("templatefile", templateFunc("path", func(name string) (string, string, bool, error) {
-		if f == nil {
+		if f == nil || f.pending(name) {
 			return "", "", false, nil
 		}
 		data, err := f.read(name, maxFileSize)
@@ -863,7 +863,7 @@ func fileFunctions(f *facts) map[string]function.Function {
 			Params: []function.Parameter{{Name: "path", Type: cty.String}},
 			Type:   function.StaticReturnType(ty),
 			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-				if f == nil {
+				if f == nil || f.pending(args[0].AsString()) {
 					return cty.UnknownVal(ty), nil
 				}
 				v, err := read(args[0].AsString())
@@ -916,7 +916,7 @@ func fileFunctions(f *facts) map[string]function.Function {
 			Params: []function.Parameter{{Name: "path", Type: cty.String}, {Name: "pattern", Type: cty.String}},
 			Type:   function.StaticReturnType(cty.Set(cty.String)),
 			Impl: func(args []cty.Value, ty cty.Type) (cty.Value, error) {
-				if f == nil {
+				if f == nil || f.pending(args[0].AsString()) {
 					return cty.UnknownVal(ty), nil
 				}
 				names, err := f.match(args[0].AsString(), args[1].AsString())

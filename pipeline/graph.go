@@ -249,6 +249,7 @@ var graphShapes = map[string]struct{ dot, open, close string }{
 	"output":   {"cds", ">", "]"},
 	"check":    {"hexagon", "{{", "}}"},
 	"artifact": {"box3d", "[[", "]]"},
+	"source":   {"folder", "[/", "/]"},
 	"image":    {"box3d", "[[", "]]"},
 	"rollout":  {"box3d", "[[", "]]"},
 }

@@ -120,7 +120,7 @@ func inspectFunctions(f *facts) map[string]function.Function {
 			Params: []function.Parameter{{Name: "path", Type: cty.String}},
 			Type:   function.StaticReturnType(ty),
 			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-				if f == nil {
+				if f == nil || f.pending(args[0].AsString()) {
 					return cty.UnknownVal(ty), nil
 				}
 				return fn(args[0].AsString())

@@ -29,20 +29,24 @@ type Kind string
 
 // The kinds of actions, in the order in which `apply` runs them.
 const (
+	KindSource   Kind = "source"   // make files that the others need
 	KindArtifact Kind = "artifact" // write a signed .mender file
 	KindImage    Kind = "image"    // write a disk image
 	KindRollout  Kind = "rollout"  // push artifacts and start a deployment
 )
 
-// Action is one thing to make or to start. Exactly one of Artifact, Image and Rollout is set, as Kind says.
+// Action is one thing to make or to start. Exactly one of Source, Artifact, Image and Rollout is set, as Kind says.
 type Action struct {
-	Address   string    `json:"address"`
-	Kind      Kind      `json:"kind"`
-	DependsOn []string  `json:"depends_on,omitempty"` // addresses of other actions
-	Artifact  *Artifact `json:"artifact,omitempty"`
-	Image     *Image    `json:"image,omitempty"`
-	Rollout   *Rollout  `json:"rollout,omitempty"`
-	Range     hcl.Range `json:"-"` // of the block's header
+	Address   string        `json:"address"`
+	Kind      Kind          `json:"kind"`
+	DependsOn []string      `json:"depends_on,omitempty"` // addresses of other actions
+	Source    *SourceAction `json:"source,omitempty"`
+	Artifact  *Artifact     `json:"artifact,omitempty"`
+	Image     *Image        `json:"image,omitempty"`
+	Rollout   *Rollout      `json:"rollout,omitempty"`
+	Range     hcl.Range     `json:"-"` // of the block's header
+	// Named: a target is about it, and it is not there only because another action needs it.
+	Named bool `json:"-"`
 }
 
 // Secret is a value that must not be shown. It prints and encodes as a fixed text; convert it to string to use it.
@@ -77,6 +81,8 @@ type Artifact struct {
 	Provenance        bool              `json:"provenance,omitempty"` // a signed statement of it beside the artifact
 	SBOM              string            `json:"sbom,omitempty"`       // path of what the bill of materials is made of
 	Path              string            `json:"path"`                 // of the output
+	// Checks are questions about its files that planning left for later.
+	Checks []FileCheck `json:"-"`
 }
 
 // Software says which software an artifact's default provides are about.
@@ -213,6 +219,8 @@ type Image struct {
 	Fills      []Fill        `json:"fills"`
 	Path       string        `json:"path"`    // of the first output
 	Outputs    []ImageOutput `json:"outputs"` // that at Path first
+	// Checks are questions about its files that planning left for later.
+	Checks []FileCheck `json:"-"`
 }
 
 // ImageOutput is one form of an image.

@@ -81,7 +81,16 @@ func (e *evaluator) plan(targets []string) *Plan {
 			}
 		}
 	}
+	for _, inst := range e.sourceActions() { // without targets those run that somebody needs
+		if actions[inst.address] = inst.action(KindSource); len(targets) > 0 {
+			all = append(all, inst)
+		}
+	}
+	for _, address := range keys(actions) {
+		e.addSourceEdges(actions[address])
+	}
 	chosen := e.selectInstances(targets, all)
+	e.onlySources(targets, chosen)
 	done := make(map[string]bool)
 	var add func(inst *instance)
 	add = func(inst *instance) {
@@ -96,12 +105,13 @@ func (e *evaluator) plan(targets []string) *Plan {
 		plan.Actions = append(plan.Actions, a)
 	}
 	for _, inst := range chosen {
+		actions[inst.address].Named = len(targets) > 0
 		add(inst)
 	}
 	for _, address := range keys(e.instances) { // also what actions are made from, such as servers and layouts
 		e.mustBeKnown(e.instances[address].body, e.instances[address])
 	}
-	slices.SortStableFunc(plan.Actions, func(a, b *Action) int { return slices.Index(actionKinds, a.Kind) - slices.Index(actionKinds, b.Kind) })
+	slices.SortStableFunc(plan.Actions, func(a, b *Action) int { return slices.Index(actionKinds, a.Kind) - slices.Index(actionKinds, b.Kind) }) // sources first
 	plan.Actions = inOrder(plan.Actions)
 	e.checkOutputPaths(plan)
 	return plan
@@ -152,6 +162,8 @@ func inOrder(actions []*Action) []*Action {
 func (inst *instance) action(kind Kind) *Action {
 	a := &Action{Address: inst.address, Kind: kind, Range: inst.block.rng}
 	switch kind {
+	case KindSource:
+		a.Source, _ = inst.result.(*SourceAction)
 	case KindArtifact:
 		a.Artifact, _ = inst.result.(*Artifact)
 	case KindImage:
@@ -202,6 +214,8 @@ func (e *evaluator) checkOutputPaths(plan *Plan) {
 	for _, a := range plan.Actions {
 		var path string
 		switch a.Kind {
+		case KindSource: // named after its address
+			continue
 		case KindArtifact:
 			path = a.Artifact.Path
 		case KindImage:
@@ -235,6 +249,7 @@ func (e *evaluator) selectBlocks(targets []string) []*block {
 	if len(targets) == 0 {
 		return blocks
 	}
+	blocks = append(blocks, e.declared(string(KindSource))...)
 	met := make([]bool, len(targets))
 	for _, b := range blocks {
 		hit := false

@@ -182,6 +182,7 @@ func number(n int64) cty.Value { return cty.NumberIntVal(n) }
 const (
 	kib = int64(1) << 10
 	mib = int64(1) << 20
+	gib = int64(1) << 30
 )
 
 const defaultCacheDir = ".twinkeel/cache"
@@ -222,7 +223,7 @@ var localsSchema = &blockSchema{Kind: "locals", Doc: "Named values: any names, a
 
 var sourceSchema = &blockSchema{
 	Kind: "source", Label: "name", ForEach: true, Refers: true,
-	Doc: "Something that another build made.",
+	Doc: "Something that artifacts and images are made of: what another build made, what a server has, or what a command makes. Sources of the types http and exec, dir with globs and yocto with a compressed image make files before the rest of a build; their outputs are below .twinkeel/sources.",
 	Types: []*typeSchema{
 		{
 			Name: "yocto", Doc: "An image in a Yocto deploy directory (tmp/deploy/images/MACHINE).",
@@ -242,6 +243,33 @@ var sourceSchema = &blockSchema{
 				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case. Not checked without."},
 			},
 		},
+		{
+			Name: "dir", Doc: "A directory, or a part of it.",
+			Attrs: []*attrSchema{
+				{Name: "path", Type: tPath, Required: true, Doc: "The directory. Links in it must not lead out of it."},
+				{Name: "include", Type: listOf(tString), Doc: "Globs of what to take, relative to the directory; ** stands for any directories, and a directory for all below it. By default everything."},
+				{Name: "exclude", Type: listOf(tString), Doc: "Globs of what to leave out of that. When something is left out, references to path get a copy of the rest."},
+			},
+		},
+		{
+			Name: "http", Doc: "A file from a server. It is fetched when something is built that needs it, once, and checked before anybody sees it.",
+			Attrs: []*attrSchema{
+				{Name: "url", Type: tString, Required: true, Check: checkFetchURL, Doc: "Where it is: https, or http together with sha256."},
+				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case; by default what .twinkeel.lock.hcl says, which \"twinkeel init --upgrade\" writes."},
+				{Name: "headers", Type: mapOf(tString), Secret: true, Doc: "Headers of the request, such as { Authorization = \"Bearer ${var.token}\" }. They go to the host of the URL alone, also when that redirects to another."},
+				{Name: "max_size", Type: tSize, Default: number(16 * gib), Check: checkPositive, Doc: "How large the file may be."},
+			},
+		},
+		{
+			Name: "exec", Doc: "What a command makes. It runs when something is built that needs it and its inputs, its environment or itself changed. Who builds a pipeline runs its commands; build --no-exec refuses to.",
+			Attrs: []*attrSchema{
+				{Name: "command", Type: listOf(tString), Required: true, Check: notEmpty, Doc: "The program and its arguments. No shell reads them; [\"sh\", \"-c\", \"...\"] is one."},
+				{Name: "outputs", Type: mapOf(tPath), Required: true, Doc: "Files that it makes: a name for references = path below the directory that the environment variable OUT names, which is empty when the command starts. References see where the files are."},
+				{Name: "inputs", Type: listOf(tPath), Doc: "What it reads: files, directories and globs, in which ** stands for any directories. When one of them changes the command runs again. Outputs of other sources in the command line count without being named."},
+				{Name: "environment", Type: mapOf(tString), Secret: true, Doc: "Further environment variables. Beside them the command sees PATH, HOME, LANG=C.UTF-8, TZ=UTC, SOURCE_DATE_EPOCH and OUT. A change makes it run again, but not of sensitive values."},
+				{Name: "dir", Type: tPath, Doc: "Where it runs; by default the pipeline's directory."},
+			},
+		},
 	},
 	Exposes: []exposedSchema{
 		{Name: "rootfs", Type: cty.String, Doc: "Path of the root file system (yocto)."},
@@ -254,7 +282,11 @@ var sourceSchema = &blockSchema{
 		{Name: "packages", Type: cty.Map(cty.String), Doc: "Versions of the packages in the image, by name (yocto)."},
 		{Name: "distro_version", Type: cty.String, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
 		{Name: "build_id", Type: cty.String, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
-		{Name: "size", Type: cty.Number, Doc: "Size in bytes (file)."},
+		{Name: "size", Type: cty.Number, Doc: "Size in bytes (file; http, when the file is there)."},
+		{Name: "rootfs_sha256", Type: cty.String, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
+		{Name: "variables", Type: cty.Map(cty.String), Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},
+		{Name: "files", Type: cty.List(cty.String), Doc: "Names of the files and links, relative to path, sorted (dir)."},
+		{Name: "tree_sha256", Type: cty.String, Doc: "SHA-256 over the names and contents of files; null as long as nothing in the pipeline names this attribute (dir)."},
 	},
 }
 

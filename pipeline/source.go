@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/twinkeel/twinkeel/internal/unpack"
 )
 
 // computeSource finds the facts of a source. Offline they are unknown.
@@ -25,9 +27,17 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 		}
 		return out
 	}
+	switch inst.block.typ {
+	case "dir":
+		return e.computeDir(inst)
+	case SourceHTTP:
+		return e.computeHTTP(inst)
+	case SourceExec:
+		return e.computeExec(inst)
+	}
 	if inst.block.typ == "file" {
 		b := inst.body
-		if e.facts == nil || !b.has("path") {
+		if e.facts == nil || !b.has("path") || e.pending(b.text("path")) {
 			return unknown("size")
 		}
 		size, err := e.facts.regular(b.text("path"))
@@ -48,7 +58,7 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 	}
 
 	b := inst.body
-	none := unknown("rootfs", "rootfs_type", "rootfs_size", "kernel", "uboot_env", "manifest", "sbom", "testdata", "boot_files", "packages", "distro_version", "build_id")
+	none := unknown("rootfs", "rootfs_type", "rootfs_size", "rootfs_sha256", "variables", "kernel", "uboot_env", "manifest", "sbom", "testdata", "boot_files", "packages", "distro_version", "build_id")
 	if e.facts == nil || !b.has("deploy_dir") || !b.has("machine") || !b.has("image") || !b.has("rootfs_types") {
 		return none
 	}
@@ -74,20 +84,15 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 		}
 		return cty.StringVal(name)
 	}
-	textMap := func(m map[string]string) cty.Value {
-		if len(m) == 0 {
-			return cty.MapValEmpty(cty.String)
-		}
-		out := make(map[string]cty.Value, len(m))
-		for k, v := range m {
-			out[k] = cty.StringVal(v)
-		}
-		return cty.MapVal(out)
+	rootfs, size, sum, ok := e.rootfsValues(inst, y)
+	if !ok {
+		return none
 	}
 	return map[string]cty.Value{
-		"rootfs": cty.StringVal(y.rootfs), "rootfs_type": cty.StringVal(y.rootfsType), "rootfs_size": number(y.rootfsSize),
-		"kernel": optional(y.kernel), "uboot_env": optional(y.ubootEnv), "manifest": optional(y.manifest), "sbom": optional(y.billOfMaterials()), "testdata": optional(y.testdata),
-		"boot_files": textMap(y.bootFiles), "packages": textMap(y.packages),
+		"rootfs": rootfs, "rootfs_type": cty.StringVal(y.rootfsType), "rootfs_size": size, "rootfs_sha256": sum,
+		"variables": textMapValue(y.shownVariables()),
+		"kernel":    optional(y.kernel), "uboot_env": optional(y.ubootEnv), "manifest": optional(y.manifest), "sbom": optional(y.billOfMaterials()), "testdata": optional(y.testdata),
+		"boot_files": textMapValue(y.bootFiles), "packages": textMapValue(y.packages),
 		"distro_version": optional(y.distroVersion), "build_id": optional(y.buildID),
 	}
 }
@@ -116,7 +121,7 @@ type yocto struct {
 	names                  []string // in the directory, sorted
 	stem                   string   // of the files that belong to rootfs: "demo-qemuarm64.rootfs"
 	variables              map[string]string
-	compressedNote         string
+	packed                 bool // rootfs is compressed, and rootfsSize not what it will be
 }
 
 // sourceError is a finding with the argument that it is about.
@@ -204,6 +209,13 @@ func (y *yocto) findRootfs() error {
 			return y.take(newest, ext, stem, size)
 		}
 	}
+	for _, ext := range y.types { // a plain one wins over a compressed one
+		for _, suffix := range packedSuffixes {
+			if found, err := y.findPacked(base, ext, suffix); found || err != nil {
+				return err
+			}
+		}
+	}
 	return &sourceError{"image", "Output not found", y.missing()}
 }
 
@@ -231,7 +243,7 @@ func (y *yocto) take(name, ext, stem string, size int64) error {
 		return &sourceError{"image", "Output not usable", fmt.Sprintf("%s is empty; the build was probably interrupted", y.join(name))}
 	}
 	y.rootfs, y.rootfsType, y.rootfsSize, y.stem = y.join(name), ext, size, stem
-	if date, _, ok := y.dated(name, ext); ok {
+	if date, _, ok := y.dated(name, strings.TrimPrefix(name[strings.LastIndex(name, "."+ext):], ".")); ok {
 		y.buildID = date
 	}
 	return nil
@@ -242,15 +254,11 @@ func (y *yocto) missing() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s has no root file system of the image %s for the machine %s.\nTried: %s-%s.rootfs.EXT and %s-%s.EXT, also with a date, with EXT = %s.",
 		y.dir, y.image, y.machine, y.image, y.machine, y.image, y.machine, strings.Join(y.types, ", "))
+	fmt.Fprintf(&text, " Each may be compressed: %s.", strings.Join(packedSuffixes, ", "))
 	var same, images []string
 	for _, name := range y.names {
-		if rest, ok := strings.CutPrefix(name, y.image+"-"+y.machine); ok {
+		if strings.HasPrefix(name, y.image+"-"+y.machine) {
 			same = append(same, name)
-			for _, ext := range y.types {
-				if strings.Contains(rest, "."+ext+".") && y.compressedNote == "" && !strings.HasSuffix(rest, "sum") && !strings.HasSuffix(rest, ".bmap") {
-					y.compressedNote = fmt.Sprintf("\n%s is compressed, which is not supported yet: add %q to IMAGE_FSTYPES of the build.", name, ext)
-				}
-			}
 		}
 		for _, suffix := range []string{".rootfs.testdata.json", ".testdata.json", ".rootfs.manifest", ".manifest"} {
 			if stem, ok := strings.CutSuffix(name, suffix); ok {
@@ -261,7 +269,6 @@ func (y *yocto) missing() string {
 			}
 		}
 	}
-	text.WriteString(y.compressedNote)
 	switch {
 	case len(same) > 0:
 		fmt.Fprintf(&text, "\nOf this image there is: %s.", listSome(same))
@@ -290,7 +297,8 @@ func listSome(names []string) string {
 func (y *yocto) companion(suffix string) string {
 	stems := []string{y.stem, y.image + "-" + y.machine + ".rootfs", y.image + "-" + y.machine}
 	if y.buildID != "" {
-		stems = slices.Insert(stems, 0, strings.TrimSuffix(path.Base(y.rootfs), "."+y.rootfsType)) // a link may be of another build
+		bare, _ := unpack.Trim(path.Base(y.rootfs))
+		stems = slices.Insert(stems, 0, strings.TrimSuffix(bare, "."+y.rootfsType)) // a link may be of another build
 	}
 	for _, stem := range slices.Clone(stems) { // up to 4.2 only some of the companions are called .rootfs
 		if bare := strings.TrimSuffix(stem, ".rootfs"); !slices.Contains(stems, bare) {
@@ -329,9 +337,9 @@ func (y *yocto) readTestdata() error {
 		return &sourceError{"deploy_dir", "Output not usable", fmt.Sprintf("%s is not valid JSON (%s); the build was probably interrupted", y.testdata, err)}
 	}
 	y.variables = make(map[string]string)
-	for _, name := range []string{"MACHINE", "DISTRO_VERSION", "IMAGE_BOOT_FILES", "KERNEL_IMAGETYPE", "DATETIME"} {
+	for name, raw := range all {
 		var text string
-		if json.Unmarshal(all[name], &text) == nil && len(text) <= 1<<20 {
+		if (slices.Contains(usedVariables, name) || shownVariable(name)) && json.Unmarshal(raw, &text) == nil && len(text) <= 1<<20 {
 			y.variables[name] = strings.TrimSpace(text)
 		}
 	}
@@ -518,10 +526,19 @@ func (f *facts) filesystemOf(name string) (kind string, size int64, err error) {
 		return "", 0, f.explain(name, err)
 	}
 	defer r.Close()
+	kind, size, err = readSuperblock(r)
+	if err != nil {
+		err = f.explain(name, err)
+	}
+	return kind, size, err
+}
+
+// readSuperblock is filesystemOf for the beginning of a file system.
+func readSuperblock(r io.Reader) (kind string, size int64, err error) {
 	head := make([]byte, 2048)
 	n, err := io.ReadFull(r, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return "", 0, f.explain(name, err)
+		return "", 0, err
 	}
 	clear(head[n:])
 	le := binary.LittleEndian

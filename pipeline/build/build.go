@@ -37,6 +37,8 @@ type Options struct {
 	Warn func(string)
 	// CacheSize is how many bytes on the disk the cache may have after the run: 0 means DefaultCacheSize, less no bound.
 	CacheSize int64
+	// NoExec refuses to run the commands of sources. What they made before is used.
+	NoExec bool
 }
 
 // Event is a piece of news about one action.
@@ -61,6 +63,7 @@ const (
 	StateDone
 	StateCached
 	StateFailed
+	StateOutput // Detail is a line that a command wrote
 )
 
 // Run does the steps that make files, each when those it depends on are done, and records the outputs. Steps that are
@@ -80,13 +83,24 @@ func Run(ctx context.Context, steps []*Step, plan *pipeline.Plan, o Options) (*R
 	if o.Warn == nil {
 		o.Warn = func(string) {}
 	}
+	sources, err := readSourceRecord(plan.Dir)
+	if err != nil {
+		return nil, err
+	}
 	r := &runner{
+		before: record, sourcesBefore: sources, owners: ownersOf(plan),
 		plan: plan, record: record, digests: openDigests(plan.Dir), events: o.Events,
-		cache: OpenCache(CacheDir(plan)), warn: o.Warn,
+		cache: OpenCache(CacheDir(plan)), warn: o.Warn, noExec: o.NoExec, steps: make(map[string]*Step, len(steps)),
+	}
+	for _, s := range steps {
+		r.steps[s.Action.Address] = s
 	}
 	runErr := r.run(ctx, steps, o.Parallelism)
 	r.boundCache(ctx, o.CacheSize)
 	r.digests.save()
+	if sources, err := readSourceRecord(plan.Dir); err == nil {
+		r.record.Sources = sources.Outputs
+	}
 	return r.record, runErr
 }
 
@@ -96,7 +110,12 @@ type runner struct {
 	events  func(Event)
 	cache   *Cache
 	warn    func(string)
-	stored  atomic.Bool // something new is in the cache
+	noExec  bool
+	// before and sourcesBefore are the records as the run found them.
+	before, sourcesBefore *Record
+	owners                map[string]string
+	steps                 map[string]*Step // by address; a step is changed by its own goroutine, before those that need it go on
+	stored                atomic.Bool      // something new is in the cache
 
 	mu     sync.Mutex // guards record and its file
 	record *Record
@@ -140,6 +159,11 @@ func (r *runner) run(ctx context.Context, steps []*Step, parallelism int) error 
 
 func (r *runner) step(ctx context.Context, s *Step) error {
 	address := s.Action.Address
+	if err := r.settle(ctx, s); err != nil {
+		err = &ActionError{Address: address, Err: err}
+		r.events(Event{Address: address, State: StateFailed, Err: err})
+		return err
+	}
 	if s.UpToDate() {
 		r.events(Event{Address: address, State: StateCached})
 		return nil
@@ -148,13 +172,14 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 	r.events(Event{Address: address, State: StateStarted, Doing: doing(s), Total: -1})
 	out, err := r.produce(ctx, s)
 	if err == nil {
-		err = r.remember(address, out)
+		err = r.remember(s.Action, out)
 	}
 	if err != nil {
 		err = &ActionError{Address: address, Err: err}
 		r.events(Event{Address: address, State: StateFailed, Err: err})
 		return err
 	}
+	s.done = true
 	r.events(Event{Address: address, State: StateDone, Took: time.Since(start), Done: out.Size, Detail: out.Path})
 	return nil
 }
@@ -170,7 +195,12 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 		out *Output
 		err error
 	)
+	if err := checkFiles(r.plan, s.Action, func(string) *Step { return nil }); err != nil {
+		return nil, err
+	}
 	switch s.Action.Kind {
+	case pipeline.KindSource:
+		out, err = r.source(ctx, s, progress)
 	case pipeline.KindArtifact:
 		if s.Verb == VerbSign {
 			return r.resign(ctx, s.Action.Artifact)
@@ -190,6 +220,8 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 // outputPath is the file that an action makes.
 func outputPath(a *pipeline.Action) string {
 	switch a.Kind {
+	case pipeline.KindSource:
+		return a.Source.Outputs[0]
 	case pipeline.KindArtifact:
 		return a.Artifact.Path
 	case pipeline.KindImage:
@@ -199,9 +231,12 @@ func outputPath(a *pipeline.Action) string {
 }
 
 // remember adds an output to the record as it is now: another build in the same directory may have added its own.
-func (r *runner) remember(address string, out *Output) error {
+func (r *runner) remember(a *pipeline.Action, out *Output) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if a.Source != nil {
+		return rememberSource(r.plan.Dir, a.Address, out)
+	}
 	dir, err := os.Open(r.plan.OutDir)
 	if err != nil {
 		return err
@@ -214,7 +249,7 @@ func (r *runner) remember(address string, out *Output) error {
 	if err != nil {
 		return err
 	}
-	record.Outputs[address] = out
+	record.Outputs[a.Address] = out
 	r.record = record
 	return record.write(r.plan.OutDir)
 }

@@ -74,6 +74,8 @@ type CachedFile struct {
 	Name   string `json:"name"` // without directory
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
+	// Program: it can be executed.
+	Program bool `json:"program,omitempty"`
 	// Identity is what the content's inode looked like when it was written. While it does the digest need not be computed.
 	Identity string `json:"identity"`
 }
@@ -90,7 +92,7 @@ func (e *Entry) Size() int64 {
 const (
 	entryVersion = 1
 	maxEntry     = 1 << 20 // bytes; more is no entry
-	maxFiles     = 16      // an artifact has an output and two documents
+	maxFiles     = 64      // an artifact has an output and two documents, a source up to 32 outputs
 )
 
 // errMiss says that the cache has nothing under a key.
@@ -267,13 +269,40 @@ func (c *Cache) take(ctx context.Context, e *Entry, output string, hash hasher) 
 	return nil
 }
 
+// takeAll copies an entry's files to where a source's outputs belong, which are as many and in the same order.
+func (c *Cache) takeAll(ctx context.Context, e *Entry, outputs []string, hash hasher) error {
+	if len(e.Files) != len(outputs) {
+		return &DamagedEntryError{Key: e.Key, Address: e.Address, Reason: "it has another number of files"}
+	}
+	unlock, err := c.share(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for i, path := range outputs {
+		if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := c.takeFile(ctx, e, i, path, hash); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	_ = os.Chtimes(c.entryPath(e.Key), now, now)
+	return nil
+}
+
 func (c *Cache) takeFile(ctx context.Context, e *Entry, i int, path string, hash hasher) error {
 	in, err := c.open(ctx, e, i, hash, false)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	return copyDurably(ctx, path, in, e.Files[i].Size, 0o644)
+	mode := fs.FileMode(0o644)
+	if e.Files[i].Program {
+		mode = 0o755
+	}
+	return copyDurably(ctx, path, in, e.Files[i].Size, mode)
 }
 
 func copyDurably(ctx context.Context, path string, in *os.File, size int64, perm fs.FileMode) error {
@@ -372,7 +401,7 @@ func (c *Cache) keep(ctx context.Context, m made) (*CachedFile, error) {
 		return nil, err
 	}
 	return &CachedFile{
-		Name: filepath.Base(m.path), Size: info.Size(), SHA256: m.sha256, Identity: identity(path, kept),
+		Name: filepath.Base(m.path), Size: info.Size(), SHA256: m.sha256, Identity: identity(path, kept), Program: info.Mode()&0o100 != 0,
 	}, nil
 }
 

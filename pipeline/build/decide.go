@@ -57,10 +57,14 @@ type Step struct {
 	// Restore: the output is not up to date, but it is in the cache and taken from there. Reasons say why it is needed.
 	Restore bool `json:"restore,omitempty"`
 
+	// After are the addresses of source actions that run first: what they make decides about this step.
+	After []string `json:"after,omitempty"`
+
 	attributes map[string]string // what the key was made of, for the next build's reasons
 	inputs     map[string]string
 	cacheKey   string
 	forced     bool
+	done       bool // its output is there
 }
 
 // UpToDate tells that there is nothing to do.
@@ -90,6 +94,8 @@ func Decide(ctx context.Context, plan *pipeline.Plan, force bool) ([]*Step, erro
 type decider struct {
 	plan    *pipeline.Plan
 	record  *Record
+	sources *Record           // of what source actions made
+	owners  map[string]string // see ownersOf
 	digests *digests
 	cache   *Cache
 	force   bool
@@ -103,7 +109,11 @@ func newDecider(plan *pipeline.Plan, force bool) (*decider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &decider{plan: plan, record: record, digests: openDigests(plan.Dir), cache: OpenCache(CacheDir(plan)), force: force, steps: map[string]*Step{}}, nil
+	sources, err := readSourceRecord(plan.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return &decider{plan: plan, record: record, sources: sources, owners: ownersOf(plan), digests: openDigests(plan.Dir), cache: OpenCache(CacheDir(plan)), force: force, steps: map[string]*Step{}}, nil
 }
 
 func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error) {
@@ -115,14 +125,20 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 		return nil, err
 	}
 	s.forced = d.force
-	last := d.record.Outputs[a.Address]
+	last := d.last(a)
+	if len(s.After) > 0 {
+		return d.postpone(s, last), nil
+	}
+	if err := checkFiles(d.plan, a, d.maker); err != nil {
+		return nil, err
+	}
 	if last == nil {
 		s.Verb, s.Reasons = VerbBuild, []Reason{{Code: ReasonNeverBuilt, Detail: "never built"}}
 		return s, d.lookUp(ctx, s)
 	}
 	s.Reasons = append(s.Reasons, d.changes(s, last)...)
 	if len(s.Reasons) == 0 {
-		r, err := d.outputChanged(ctx, outputPath(a), last)
+		r, err := d.outputsChanged(ctx, a, last)
 		if err != nil {
 			return nil, err
 		}
@@ -173,6 +189,8 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 	s := &Step{Action: a}
 	var err error
 	switch a.Kind {
+	case pipeline.KindSource:
+		err = d.describeSource(ctx, s, a.Source)
 	case pipeline.KindArtifact:
 		err = d.describeArtifact(ctx, s, a.Artifact)
 	case pipeline.KindImage:
@@ -182,14 +200,19 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 		return nil, err
 	}
 	s.attributes["implementation"] = fmt.Sprintf("%s/%d", a.Kind, implementation[a.Kind])
-	s.attributes["epoch"] = fmt.Sprint(d.plan.Epoch.Unix())
+	if a.Source == nil || a.Source.Exec != nil { // what is copied, fetched or unpacked has no time in it
+		s.attributes["epoch"] = fmt.Sprint(d.plan.Epoch.Unix())
+	}
+	if len(s.After) > 0 {
+		return s, nil // its key is found when they have run
+	}
 	s.Key = key(a.Kind, s.attributes, s.inputs)
 	s.cacheKey = d.cacheKeyOf(s)
 	return s, nil
 }
 
 // implementation rises when the bytes that an action makes from the same inputs change.
-var implementation = map[pipeline.Kind]int{pipeline.KindArtifact: 2, pipeline.KindImage: 2}
+var implementation = map[pipeline.Kind]int{pipeline.KindSource: 1, pipeline.KindArtifact: 2, pipeline.KindImage: 2}
 
 func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Artifact) error {
 	s.attributes = attributes(map[string]any{
@@ -253,11 +276,9 @@ func (d *decider) describePayload(ctx context.Context, s *Step, a *pipeline.Arti
 		}
 	}
 	if a.Payload.Directory != "" {
-		digest, err := d.digests.tree(ctx, a.Payload.Directory)
-		if err != nil {
+		if err := d.inputTree(ctx, s, "payload directory", a.Payload.Directory); err != nil {
 			return err
 		}
-		s.inputs["payload directory"] = digest
 	}
 	if a.SBOM != "" {
 		return d.input(ctx, s, "bill of materials", a.SBOM)
@@ -315,11 +336,9 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 			}
 		}
 		if f.Dir != "" {
-			digest, err := d.digests.tree(ctx, f.Dir)
-			if err != nil {
+			if err := d.inputTree(ctx, s, "directory of "+f.Partition, f.Dir); err != nil {
 				return err
 			}
-			s.inputs["directory of "+f.Partition] = digest
 		}
 	}
 	if im.Artifact != nil {
@@ -330,6 +349,9 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 			if step, err = d.describe(ctx, action); err != nil {
 				return err
 			}
+		}
+		for _, address := range step.After {
+			s.waitFor(address)
 		}
 		s.inputs[inputArtifact] = step.Key
 		s.cacheKey = step.cacheKey // until this step has its own
@@ -456,6 +478,10 @@ func (d *decider) outputChanged(ctx context.Context, path string, last *Output) 
 }
 
 func (d *decider) input(ctx context.Context, s *Step, role, path string) error {
+	if promised, waits := d.comes(s, role, path); waits {
+		s.inputs[role] = promised
+		return nil
+	}
 	digest, err := d.digests.file(ctx, path)
 	if err != nil {
 		return err

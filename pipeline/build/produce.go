@@ -13,6 +13,8 @@ import (
 
 func doing(s *Step) string {
 	switch {
+	case s.Action.Source != nil && !s.Restore:
+		return sourceVerbs[s.Action.Source.Type]
 	case s.Restore:
 		return "restoring"
 	case s.Verb == VerbSign:
@@ -51,7 +53,7 @@ func (r *runner) produce(ctx context.Context, s *Step) (*Output, error) {
 
 // restore takes an output from the cache. It returns nil when it isn't there as a whole.
 func (r *runner) restore(ctx context.Context, s *Step) (*Output, error) {
-	if s.forced || s.Verb == VerbSign {
+	if s.forced || s.Verb == VerbSign || !cached(s.Action) {
 		return nil, nil
 	}
 	e, err := r.cache.find(ctx, s.cacheKey, r.digests.file)
@@ -59,7 +61,11 @@ func (r *runner) restore(ctx context.Context, s *Step) (*Output, error) {
 		if err := sweepBeside(s.Action); err != nil {
 			return nil, err
 		}
-		err = r.cache.take(ctx, e, outputPath(s.Action), r.digests.file)
+		if s.Action.Source != nil {
+			err = r.cache.takeAll(ctx, e, s.Action.Source.Outputs, r.digests.file)
+		} else {
+			err = r.cache.take(ctx, e, outputPath(s.Action), r.digests.file)
+		}
 	}
 	var damaged *DamagedEntryError
 	switch {
@@ -74,6 +80,9 @@ func (r *runner) restore(ctx context.Context, s *Step) (*Output, error) {
 		return nil, err
 	}
 	s.Verb, s.Restore = VerbCached, true
+	if s.Action.Source != nil {
+		return r.sourceOutput(ctx, s.Action.Source)
+	}
 	return r.restored(s.Action, e), nil
 }
 
@@ -92,12 +101,15 @@ func (r *runner) restored(a *pipeline.Action, e *Entry) *Output {
 
 // keep puts an output into the cache. Failing to is no failure of the build, which has its output.
 func (r *runner) keep(ctx context.Context, s *Step, out *Output) {
+	if !cached(s.Action) {
+		return
+	}
 	path := outputPath(s.Action)
 	files := []made{{path, out.SHA256, out.identity}}
 	for _, c := range out.Sidecars {
 		beside := filepath.Join(r.plan.Dir, filepath.FromSlash(c.Path))
 		sum, id, err := r.digests.identified(ctx, beside)
-		if err != nil || sum != c.SHA256 || filepath.Dir(beside) != filepath.Dir(path) {
+		if err != nil || sum != c.SHA256 || s.Action.Source == nil && filepath.Dir(beside) != filepath.Dir(path) {
 			return
 		}
 		files = append(files, made{beside, sum, id})

@@ -46,6 +46,16 @@ func Push(ctx context.Context, c *client.Client, plan *pipeline.Plan, artifacts 
 	}
 	d.sending = true
 	defer d.digests.save()
+	for _, action := range plan.Actions { // an artifact of which a source would be made anew is not up to date
+		if action.Source == nil {
+			continue
+		}
+		step, err := d.decide(ctx, action)
+		if err != nil {
+			return nil, &ActionError{Address: action.Address, Err: err}
+		}
+		d.steps[action.Address] = step
+	}
 	var pushed []Pushed
 	for _, a := range artifacts {
 		p, err := push(ctx, c, d, a, events)

@@ -18,6 +18,8 @@ const RecordFile = "twinkeel.json"
 type Record struct {
 	FormatVersion int                `json:"format_version"`
 	Outputs       map[string]*Output `json:"outputs"` // by address
+	// Sources are what source actions made, in what Run returns. They have a record of their own on the disk.
+	Sources map[string]*Output `json:"-"`
 }
 
 // Output is one file that was made.
@@ -29,7 +31,7 @@ type Output struct {
 	ArtifactName string   `json:"artifact_name,omitempty"`
 	DeviceTypes  []string `json:"device_types,omitempty"`
 	SignerKeyID  string   `json:"signer_key_id,omitempty"`
-	// Sidecars are what was written beside an artifact, and the other forms of an image.
+	// Sidecars are what was written beside an artifact, the other forms of an image, and further outputs of a source.
 	Sidecars []Sidecar `json:"sidecars,omitempty"`
 	Areas    []Area    `json:"areas,omitempty"` // of an image: what fills its partitions and reserves
 	Key      string    `json:"key"`             // of the action; see the package comment

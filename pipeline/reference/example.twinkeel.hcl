@@ -44,6 +44,27 @@ source "file" "calibration" {
   sha256 = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 }
 
+# What is served to technicians, without what only developers need.
+source "dir" "pages" {
+  path    = "www"
+  include = ["**/*.html", "css"]
+  exclude = ["drafts"]
+}
+
+source "http" "model" {
+  url     = "https://models.example.com/vibration-3.bin"
+  sha256  = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9"
+  headers = var.token == null ? {} : { PRIVATE-TOKEN = var.token }
+}
+
+# Runs when an artifact is built that needs it, and the program's files changed.
+source "exec" "gateway" {
+  command     = ["make", "-C", "gateway", "install"]
+  inputs      = ["gateway/**"]
+  environment = { VERSION = var.version }
+  outputs     = { program = "bin/gateway", service = "gateway.service" }
+}
+
 layout "ab" {
   disk_size = "4GiB"
   reserve "uboot_env" {

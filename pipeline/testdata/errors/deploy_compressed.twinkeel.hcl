@@ -1,7 +1,7 @@
 source "yocto" "y" {
   deploy_dir = "deploy/compressed"
   machine    = "qemux86-64"
-  image      = "demo-image" # ERROR: Output not found
+  image      = "demo-image" # ERROR: Output not usable
 }
 layout "ab" {
   reserve "env" {
