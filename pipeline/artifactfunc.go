@@ -73,7 +73,7 @@ func artifactFunctions(f *facts) map[string]function.Function {
 			Params: []function.Parameter{{Name: "path", Type: cty.String}},
 			Type:   function.StaticReturnType(existingArtifactObject),
 			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-				if f == nil {
+				if f == nil || f.pending(args[0].AsString()) {
 					return cty.UnknownVal(existingArtifactObject), nil
 				}
 				v, err := f.artifact(args[0].AsString())
