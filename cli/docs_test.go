@@ -174,6 +174,8 @@ var environment = []struct{ name, text string }{
 	{"TWINKEEL_PKCS11_HELPER", "path of twinkeel-pkcs11, when it is neither beside twinkeel nor in PATH"},
 	{"TWINKEEL_CACHE_DIR", "directory of the cache; .twinkeel/cache in the pipeline's directory without"},
 	{"TWINKEEL_CACHE_MAX_SIZE", "what the cache may take on the disk, such as 5GiB; 0 for no bound"},
+	{"PATH", "where programs are found; the commands of exec sources see it, too"},
+	{"HOME", "the commands of exec sources see it"},
 	{"GOGC", "how much memory is traded for time, as for all Go programs; validate and fmt choose 300 without"},
 	{"SOURCE_DATE_EPOCH", "time stamped into outputs, in seconds since 1970; 0 without"},
 	{"NO_COLOR", "when not empty, no colours, unless --color says so"},
