@@ -83,6 +83,10 @@ fuzz: ## every fuzz target for FUZZTIME
 bench-artifact: host ## artifacts by us and by mender-artifact side by side, in time, memory and bytes
 	@scripts/bench-artifact.sh
 
+.PHONY: bench-imaging
+bench-imaging: ## disk images by us, genimage and dd side by side, in time, memory and bytes
+	@scripts/bench-imaging.sh
+
 .PHONY: bench-pipeline
 bench-pipeline: host ## a build of 4 GiB with nothing to do, and what else has a bound in time
 	@scripts/bench-build.sh

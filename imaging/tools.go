@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,6 +17,11 @@ import (
 // The programs that make file systems, with the Debian packages they come in.
 var tools = []struct{ name, pkg string }{
 	{"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"}, {"mkfs.vfat", "dosfstools"}, {"mcopy", "mtools"}, {"mmd", "mtools"},
+}
+
+// flashTools are those for raw flash, which only WriteUBI needs.
+var flashTools = []struct{ name, pkg string }{
+	{"ubinize", "mtd-utils"}, {"mkfs.ubifs", "mtd-utils"},
 }
 
 // ToolError says that a program is missing, or that it failed.
@@ -80,7 +86,7 @@ func findTool(name string) (string, error) {
 			return path, nil
 		}
 	}
-	for _, t := range tools {
+	for _, t := range append(slices.Clone(tools), flashTools...) {
 		if t.name == name {
 			return "", &ToolError{Tool: name, Package: t.pkg, Err: err}
 		}

@@ -1,0 +1,42 @@
+package imaging
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestBenchImage is what scripts/bench-imaging.sh runs: one image of the prepared file systems in the folder
+// TWINKEEL_BENCH_INPUT, as TWINKEEL_BENCH_MODE says, at TWINKEEL_BENCH_OUTPUT.
+func TestBenchImage(t *testing.T) {
+	input, output := os.Getenv("TWINKEEL_BENCH_INPUT"), os.Getenv("TWINKEEL_BENCH_OUTPUT")
+	if input == "" || output == "" {
+		t.Skip("only run by scripts/bench-imaging.sh")
+	}
+	root := Content{File: filepath.Join(input, "rootfs.ext4")}
+	img := &Image{
+		Seed: "bench",
+		Layout: Layout{Partitions: []Partition{
+			{Name: "boot", Size: 64 * mib, Filesystem: FilesystemVFAT}, {Name: "rootfs_a", Size: 1 << 30, Filesystem: FilesystemExt4, Slot: "a"},
+			{Name: "rootfs_b", Size: 1 << 30, Filesystem: FilesystemExt4, Slot: "b"}, {Name: "data", Size: 128 * mib, Filesystem: FilesystemExt4},
+		}},
+		Contents: map[string]Content{
+			"boot": {File: filepath.Join(input, "boot.vfat")}, "rootfs_a": root, "rootfs_b": root, "data": {File: filepath.Join(input, "data.ext4")},
+		},
+	}
+	mode := os.Getenv("TWINKEEL_BENCH_MODE")
+	switch mode {
+	case FormatRaw:
+	case "digests":
+		img.Digests = true
+		img.Outputs = []Output{{Format: FormatBmap, Path: output + ".bmap"}}
+	default:
+		img.Outputs = []Output{{Format: mode, Path: output}}
+		output = ""
+	}
+	res, err := Write(t.Context(), output, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes are mapped", res.Mapped)
+}
