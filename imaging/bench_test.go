@@ -17,8 +17,10 @@ func TestBenchImage(t *testing.T) {
 	img := &Image{
 		Seed: "bench",
 		Layout: Layout{Partitions: []Partition{
-			{Name: "boot", Size: 64 * mib, Filesystem: FilesystemVFAT}, {Name: "rootfs_a", Size: 1 << 30, Filesystem: FilesystemExt4, Slot: "a"},
-			{Name: "rootfs_b", Size: 1 << 30, Filesystem: FilesystemExt4, Slot: "b"}, {Name: "data", Size: 128 * mib, Filesystem: FilesystemExt4},
+			{Name: "boot", Size: 64 * mib, Filesystem: FilesystemVFAT},
+			{Name: "rootfs_a", Size: 1 << 30, Filesystem: FilesystemExt4, Slot: "a"},
+			{Name: "rootfs_b", Size: 1 << 30, Filesystem: FilesystemExt4, Slot: "b"},
+			{Name: "data", Size: 128 * mib, Filesystem: FilesystemExt4},
 		}},
 		Contents: map[string]Content{
 			"boot": {File: filepath.Join(input, "boot.vfat")}, "rootfs_a": root, "rootfs_b": root, "data": {File: filepath.Join(input, "data.ext4")},

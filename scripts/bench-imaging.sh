@@ -63,7 +63,7 @@ def ours(mode):
     return [d + "/imaging.test", "-test.run", "^TestBenchImage$"], env
 
 def dd(extra):
-    cmd = "truncate -s 2290089984 disk && sfdisk -q disk <%s/table" % d
+    cmd = "truncate -s 2242M disk && sfdisk -q disk <%s/table" % d
     for name, at in ("boot.vfat", 1), ("rootfs.ext4", 65), ("rootfs.ext4", 1089), ("data.ext4", 2113):
         cmd += " && dd if=%s/%s of=disk bs=1M seek=%d conv=notrunc%s status=none" % (d, name, at, extra)
     return ["sh", "-c", cmd], None
