@@ -276,7 +276,11 @@ func (r *Keyring) Keys() []Key { return append([]Key(nil), r.keys...) }
 // Verify checks a signature over message and returns the identifier of the key that made it. If no key did, the error is
 // ErrNoMatch.
 func (r *Keyring) Verify(message, signature []byte) (keyID string, err error) {
-	digest := sha256.Sum256(message)
+	return r.VerifyDigest(sha256.Sum256(message), signature)
+}
+
+// VerifyDigest is Verify for a message of which only the SHA-256 is at hand, as of an image of many gigabytes.
+func (r *Keyring) VerifyDigest(digest [sha256.Size]byte, signature []byte) (keyID string, err error) {
 	for _, k := range r.keys {
 		if verifyOne(k.Public, digest[:], signature) {
 			return k.ID, nil
