@@ -20,8 +20,8 @@ const (
 const exitCodeHelp = `Exit codes:
     0  done
     1  failed
-    2  wrong usage; with plan --detailed-exitcode: there is something to do
-    3  a check said no: artifact verify, fmt --check
+    2  wrong usage, or a target that flash refuses; with plan --detailed-exitcode: there is something to do
+    3  a check said no: artifact verify, fmt --check, flash
     4  nothing to do: apply, test, devices accept, devices reject
   130  interrupted`
 

@@ -29,6 +29,12 @@ func blockNumber(path string) (major, minor uint32, err error) {
 	return unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)), nil //nolint:unconvert // uint32 on some architectures
 }
 
+// What the kernel says of a device that was taken out, and of a medium that fails.
+var (
+	goneErrors   = []error{unix.ENODEV, unix.ENXIO, unix.ENOMEDIUM}
+	brokenErrors = []error{unix.EIO, unix.EILSEQ, unix.EREMOTEIO}
+)
+
 // opened is a block device or a file.
 type opened struct {
 	f      *os.File

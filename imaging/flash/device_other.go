@@ -2,9 +2,16 @@
 
 package flash
 
-import "errors"
+import (
+	"errors"
+	"syscall"
+)
 
-var errLinuxOnly = errors.New("flashing works on Linux only")
+var (
+	errLinuxOnly = errors.New("flashing works on Linux only")
+	goneErrors   = []error{syscall.ENXIO}
+	brokenErrors = []error{syscall.EIO}
+)
 
 // Host is this machine.
 func Host() System {

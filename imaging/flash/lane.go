@@ -33,8 +33,8 @@ func (e *DeviceError) Hint() string {
 		is     []error
 		advice string
 	}{
-		{[]error{syscall.ENODEV, syscall.ENXIO, syscall.ENOMEDIUM}, "the device has gone: check its cable, its reader and its power"},
-		{[]error{syscall.EIO, syscall.EILSEQ, syscall.EREMOTEIO}, "the medium is worn out or badly connected: see dmesg, and try another one"},
+		{goneErrors, "the device has gone: check its cable, its reader and its power"},
+		{brokenErrors, "the medium is worn out or badly connected: see dmesg, and try another one"},
 		{[]error{syscall.ENOSPC}, "free some space, or take a larger device"},
 		{[]error{syscall.EROFS, syscall.EPERM, syscall.EACCES}, "it is write-protected: look for a switch on the card or its adapter"},
 		{[]error{errStalled}, "take it out: the medium or its reader is broken"},
@@ -397,7 +397,7 @@ func (l *lane) wrong(ctx context.Context, pieces []piece, progress func(int64)) 
 }
 
 func isGone(err error) bool {
-	return errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.ENOMEDIUM)
+	return slices.ContainsFunc(goneErrors, func(gone error) bool { return errors.Is(err, gone) })
 }
 
 // feed reads the image once and hands its pieces to every lane that wants them. A lane may lie behind by the length of its
