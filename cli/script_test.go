@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -65,6 +66,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mkdeploy":  mkdeploy,
+			"mkimg":     mkImg,
 			"waitfor":   waitFor,
 			"flip":      flip,
 			"tmpfs":     tmpfs,
@@ -131,6 +133,15 @@ func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
 	for _, ext := range []string{".ext4", ".manifest", ".testdata.json"} {
 		ts.Check(os.Symlink(real+ext, filepath.Join(dir, link+ext)))
 	}
+}
+
+// mkimg FILE makes 6 MiB that begin and end with noise, and sets DIGEST to its SHA-256.
+func mkImg(ts *testscript.TestScript, _ bool, args []string) {
+	b := make([]byte, 6<<20)
+	rand.NewChaCha8([32]byte{1}).Read(b[:1<<20])
+	rand.NewChaCha8([32]byte{2}).Read(b[len(b)-3000:])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+	ts.Setenv("DIGEST", fmt.Sprintf("%x", sha256.Sum256(b)))
 }
 
 // waitfor FILE TEXT waits until a file holds a text.

@@ -156,9 +156,9 @@ func Run(ctx context.Context, img *Image, targets []*Target, o Options) []Result
 	for i, t := range targets {
 		lanes[i] = newLane(img, t, o)
 	}
-	each(lanes, func(l *lane) { l.check(l.prepare(ctx)) })
+	each(lanes, func(l *lane) error { return l.prepare(ctx) })
 	feed(ctx, img, lanes, o.StallTimeout)
-	each(lanes, func(l *lane) { l.check(l.finish(ctx)) })
+	each(lanes, func(l *lane) error { return l.finish(ctx) })
 	results := make([]Result, len(lanes))
 	for i, l := range lanes {
 		results[i] = l.result()
@@ -166,13 +166,19 @@ func Run(ctx context.Context, img *Image, targets []*Target, o Options) []Result
 	return results
 }
 
-// each runs fn for every lane that has not failed, at once, and waits for all.
-func each(lanes []*lane, fn func(*lane)) {
+// each runs fn for every lane that has not failed, at once, and waits for all that move.
+func each(lanes []*lane, fn func(*lane) error) {
 	var wg sync.WaitGroup
 	for _, l := range lanes {
-		if l.failed() == nil {
-			wg.Go(func() { fn(l) })
+		if l.failed() != nil {
+			continue
 		}
+		done := make(chan struct{})
+		go func() { // waited for below, unless it is given up: nothing can end a write that the kernel does not end
+			defer close(done)
+			l.check(fn(l))
+		}()
+		wg.Go(func() { l.await(done, l.o.StallTimeout) })
 	}
 	wg.Wait()
 }

@@ -157,6 +157,7 @@ func (l *lane) sync() error {
 	if err := l.dev.Sync(); err != nil {
 		return l.deviceError("writing", err)
 	}
+	l.moves.Add(1)
 	return nil
 }
 
@@ -190,7 +191,7 @@ func (l *lane) prepare(ctx context.Context) error {
 			return err
 		}
 		if !l.o.Delta {
-			l.discard()
+			l.discard(ctx)
 		}
 		return l.zero(ctx, zero, progress)
 	})
@@ -244,12 +245,12 @@ func byOffset(a, b piece) int { return cmp.Compare(a.off, b.off) }
 
 // discard tells the medium that all of it is free, which makes cards fast again. It is only a hint: what is read there
 // afterwards is not known, and an error of it means nothing.
-func (l *lane) discard() {
-	if d, ok := l.dev.(discarder); ok {
-		size := l.dev.Size()
-		if err := d.Discard(tableArea, max(size-2*tableArea, 0)); err == nil {
-			l.moves.Add(1)
-		}
+func (l *lane) discard(ctx context.Context) {
+	d, ok := l.dev.(discarder)
+	end := l.dev.Size() - tableArea
+	for at := tableArea; ok && at < end && ctx.Err() == nil; at += zeroStep {
+		ok = d.Discard(at, min(zeroStep, end-at)) == nil
+		l.moves.Add(1)
 	}
 }
 
@@ -368,7 +369,9 @@ func (l *lane) compare(ctx context.Context) (different []piece, err error) {
 	l.skipped.Store(skipped)
 	if len(different) == 0 {
 		l.set(Complete)
+		l.mu.Lock()
 		l.verified = true
+		l.mu.Unlock()
 	}
 	return different, nil
 }
@@ -391,6 +394,7 @@ func (l *lane) wrong(ctx context.Context, pieces []piece, progress func(int64)) 
 			bad = append(bad, p)
 		}
 		done += int64(p.n)
+		l.moves.Add(1)
 		progress(done)
 	}
 	return bad, nil
@@ -537,7 +541,7 @@ func (l *lane) put(c chunk) error {
 
 // finish reads back what was written and only then writes the table.
 func (l *lane) finish(ctx context.Context) error {
-	if l.outcome != NoTable {
+	if l.result().Outcome != NoTable {
 		return nil // with Delta: all was right
 	}
 	if err := l.sync(); err != nil {
@@ -557,7 +561,7 @@ func (l *lane) finish(ctx context.Context) error {
 		err = l.verify(ctx, held, sum(rest)+sum(held), sum(rest), func(context.Context, []piece) error { return l.commit(held) })
 	}
 	if err != nil {
-		if l.wipeHead() == nil {
+		if l.wipeNew() == nil {
 			l.set(NoTable)
 		}
 		return err
@@ -607,8 +611,14 @@ func (l *lane) commit(held []piece) error {
 	return nil
 }
 
-func (l *lane) wipeHead() error {
-	if err := l.write(make([]byte, min(tableArea, l.dev.Size())), 0); err != nil {
+// wipeNew takes away a new table that turned out to be bad, with its backup at the end of the image.
+func (l *lane) wipeNew() error {
+	if err := l.wipe(); err != nil {
+		return err
+	}
+	end := l.img.plan.size
+	tail := min(tableArea, end)
+	if err := l.write(make([]byte, tail), end-tail); err != nil {
 		return err
 	}
 	return l.sync()

@@ -65,7 +65,7 @@ func root(t *testing.T) string {
 // room is the part of the house that a package belongs to, longest prefix first.
 func room(importPath string) string {
 	rel := strings.TrimPrefix(strings.TrimPrefix(importPath, module), "/")
-	for _, r := range []string{"cmd", "cli", "pipeline/build", "pipeline", "artifactfmt/payload", "artifactfmt/sbom", "artifactfmt", "imaging", "signing/verify", "signing", "server", "agent", "internal", "test", "examples"} {
+	for _, r := range []string{"cmd", "cli", "pipeline/build", "pipeline", "artifactfmt/payload", "artifactfmt/sbom", "artifactfmt", "imaging/flash", "imaging", "signing/verify", "signing", "server", "agent", "internal", "test", "examples"} {
 		if rel == r || strings.HasPrefix(rel, r+"/") {
 			return r
 		}
@@ -76,11 +76,12 @@ func room(importPath string) string {
 // mayImport says which rooms each room may import, beside itself.
 var mayImport = map[string][]string{
 	"cmd":            {"cli", "agent", "test", "signing"}, // test: the virtual device's command; signing: the PKCS #11 helper's protocol
-	"cli":            {"pipeline", "pipeline/build", "server", "artifactfmt", "artifactfmt/payload", "artifactfmt/sbom", "imaging", "signing", "signing/verify", "internal"},
+	"cli":            {"pipeline", "pipeline/build", "server", "artifactfmt", "artifactfmt/payload", "artifactfmt/sbom", "imaging", "imaging/flash", "signing", "signing/verify", "internal"},
 	"pipeline/build": {"pipeline", "server", "artifactfmt", "artifactfmt/payload", "artifactfmt/sbom", "imaging", "signing", "signing/verify", "internal"},
 	"pipeline":       {"internal"},
 	"server":         {"artifactfmt", "signing/verify", "internal"},
 	"imaging":        {"internal"},
+	"imaging/flash":  {"imaging", "signing/verify", "internal"}, // images are checked against signatures before they are written
 	"signing":        {"signing/verify", "internal"},
 	"signing/verify": {},
 	"artifactfmt":    {},
