@@ -304,7 +304,7 @@ func readPage(t *testing.T, name string) string {
 func TestExampleCommands(t *testing.T) {
 	t.Parallel()
 	found := 0
-	for _, name := range []string{"../README.md", "../docs/guide.md", "../docs/language.md", "../docs/architecture.md"} {
+	for _, name := range []string{"../README.md", "../docs/guide.md", "../docs/language.md", "../docs/architecture.md", "../docs/flashing.md"} {
 		for _, line := range commandLines(readPage(t, name)) {
 			found++
 			if err := line.check(t); err != nil {

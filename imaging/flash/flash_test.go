@@ -32,14 +32,12 @@ type disk struct {
 	mu      sync.Mutex
 	medium  []byte
 	cache   []cached
-	zeroes  bool // it zeroes ranges by itself
 	written int64
 	ops     int
 	dieAt   int                       // at this operation power fails
 	onWrite func(off, n int64) error  // faults
 	onRead  func(off, n int64) error  //
 	spoil   func(p []byte, off int64) // what is read
-	block   chan struct{}             // writes wait for it
 }
 
 type cached struct {
@@ -60,9 +58,6 @@ func (d *disk) step() error {
 func (d *disk) Size() int64 { return int64(len(d.medium)) }
 
 func (d *disk) WriteAt(p []byte, off int64) (int, error) {
-	if d.block != nil {
-		<-d.block
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.step(); err != nil {
