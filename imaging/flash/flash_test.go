@@ -525,7 +525,7 @@ func TestSeveralTargets(t *testing.T) {
 			}
 			return nil
 		}
-		results := Run(t.Context(), img, targets, Options{StallTimeout: 300 * time.Millisecond})
+		results := Run(t.Context(), img, targets, Options{StallTimeout: 3 * time.Second})
 		for i, want := range []Outcome{Complete, Untouched, NoTable, NoTable, Complete} {
 			if results[i].Outcome != want || (results[i].Err == nil) != (want == Complete) {
 				t.Errorf("target %d: %+v, want %s", i, results[i], want)

@@ -116,7 +116,9 @@ func (l *lane) failed() error {
 func (l *lane) set(o Outcome) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.outcome = o
+	if l.err == nil { // one that was given up stays as it was then
+		l.outcome = o
+	}
 }
 
 func (l *lane) result() Result {
@@ -145,6 +147,9 @@ func (l *lane) phase(p Phase, total int64, fn func(progress func(done int64)) er
 }
 
 func (l *lane) write(data []byte, off int64) error {
+	if err := l.failed(); err != nil {
+		return err // given up: what comes late must not change what was reported
+	}
 	if _, err := l.dev.WriteAt(data, off); err != nil {
 		return l.deviceError("writing at "+imaging.FormatSize(off), err)
 	}
@@ -500,6 +505,11 @@ func (l *lane) await(done <-chan struct{}, timeout time.Duration) {
 			timer.Stop()
 			return
 		case <-timer.C:
+			select {
+			case <-done: // both at once
+				return
+			default:
+			}
 			if l.moves.Load() == before {
 				l.check(l.deviceError("writing", errStalled))
 				return
