@@ -255,6 +255,11 @@ func (a *app) runArtifactLsInside(ctx context.Context, name, file, dir string, r
 		return err
 	}
 	defer done()
+	return a.listInside(ctx, name, inside, dir, recursive)
+}
+
+// listInside prints what is in a directory of a file system, or one file.
+func (a *app) listInside(ctx context.Context, name string, inside fs.FS, dir string, recursive bool) error {
 	root := cleanInside(dir)
 	entries := []listed{}
 	var walk func(at string) error
@@ -394,6 +399,11 @@ func (a *app) runArtifactCat(ctx context.Context, name, file, inner string) erro
 		return err
 	}
 	defer done()
+	return a.catInside(ctx, name, inside, inner)
+}
+
+// catInside prints a file of a file system.
+func (a *app) catInside(ctx context.Context, name string, inside fs.FS, inner string) error {
 	f, err := inside.Open(cleanInside(inner))
 	if err != nil {
 		return insideError(name, err)

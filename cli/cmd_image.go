@@ -1,12 +1,8 @@
 package cli
 
 import (
-	"context"
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
 
@@ -24,36 +20,8 @@ trusts, its server, and the first bootloader environment.`,
 		},
 	}
 	o.addFlags(c)
-	c.AddCommand(a.imageMapCommand())
+	for _, sub := range a.imageCommands() {
+		c.AddCommand(sub)
+	}
 	return c
-}
-
-func (a *app) imageMapCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "map FILE",
-		Short: "Show the partitions of a disk image or a disk",
-		Args:  exactArgs("FILE"),
-		RunE:  func(cmd *cobra.Command, args []string) error { return a.runImageMap(cmd.Context(), args[0]) },
-	}
-}
-
-func (a *app) runImageMap(_ context.Context, file string) error {
-	f, err := openFile(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	end, err := f.Seek(0, 2)
-	if err != nil {
-		return err
-	}
-	m, err := imaging.ReadMap(f, end)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	if a.global.json {
-		return a.printJSON(m)
-	}
-	a.printf("%s", m.Bar(min(a.ui.width, 100)))
-	return nil
 }

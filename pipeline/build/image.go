@@ -338,6 +338,16 @@ func environmentCopies(im *pipeline.Image, area imaging.Region) []bootenv.Locati
 	return copies
 }
 
+// EnvironmentLocations says where on the disk of an image its boot loader's environment is, if it has one there: Path is the
+// device's name of the disk.
+func EnvironmentLocations(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
+	area, ok := m.Find(im.DeviceType.Bootloader.Environment)
+	if !ok || im.DeviceType.Bootloader.Environment == "" {
+		return nil
+	}
+	return environmentCopies(im, area)
+}
+
 func slotNumber(m *imaging.Map, slot string) (int, error) {
 	for _, region := range m.Regions {
 		if region.Slot == slot {

@@ -1,0 +1,381 @@
+// Package inspect looks into disk images and disks: what is where, which of it is sound, which slot would boot, and what files
+// lie in the file systems. It needs no privilege, no loop device and no mount, and it never writes to what it looks at.
+//
+// Every byte may come from a stranger: reading costs bounded memory and ends, and names come out as they are, for the caller to
+// make fit for a terminal.
+//
+// Formats: raw images and block devices, the compressions of package internal/unpack, Android sparse images (AOSP libsparse
+// 1.0) and qcow2 (QEMU's docs/interop/qcow2.rst). Tables and file systems are read by package imaging, boot loader
+// environments by internal/bootenv. The judges are sgdisk, e2fsck, fsck.vfat, fw_printenv, qemu-img and simg2img.
+package inspect
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/twinkeel/twinkeel/imaging"
+	"github.com/twinkeel/twinkeel/internal/unpack"
+)
+
+// Formats of images.
+const (
+	FormatRaw           = "raw"
+	FormatAndroidSparse = "android-sparse"
+	FormatQCOW2         = "qcow2"
+)
+
+// DefaultLimit is how much a compressed image may unpack to, in bytes.
+const DefaultLimit = 256 << 30
+
+// Options of [Open]. The zero value is for use.
+type Options struct {
+	// Limit is how much a compressed image may unpack to; default DefaultLimit.
+	Limit int64
+	// TempDir is where it unpacks to; default is that of the system (TMPDIR). Zeros take no room there.
+	TempDir string
+	// Progress is told how much of a compressed image has been read. It may be nil.
+	Progress func(done, total int64)
+}
+
+// Disk is a disk image or a disk that is open for reading.
+type Disk struct {
+	Path        string
+	Format      string // a Format constant, inside the compression
+	Compression string // "gzip", "xz" and so on; empty when it is not compressed
+	Device      bool   // it is a block device
+	Size        int64  // of the disk, in bytes
+	// Map is what is where. It is nil when there is no table, then NoTable says why.
+	Map     *imaging.Map
+	NoTable error
+
+	io.ReaderAt
+	file *os.File // that is read: the image itself or its unpacked copy
+}
+
+// DamagedError says that the container an image is in contradicts itself.
+type DamagedError struct {
+	Format string
+	Reason string
+}
+
+func (e *DamagedError) Error() string {
+	return "the " + map[string]string{FormatAndroidSparse: "Android sparse", FormatQCOW2: "qcow2"}[e.Format] + " image is damaged: " + e.Reason
+}
+
+func damaged(format, reason string, args ...any) error {
+	return &DamagedError{format, fmt.Sprintf(reason, args...)}
+}
+
+// Open opens an image or a block device. A compressed image is unpacked into a sparse temporary file without a name, which is
+// gone with Close: what looks into an image needs its parts in any order.
+func Open(ctx context.Context, path string, o Options) (*Disk, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, plainPathError(err)
+	}
+	d := &Disk{Path: path, Format: FormatRaw, file: f}
+	if err := d.open(ctx, o); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return d, nil
+}
+
+// plainPathError drops the operation of the system call: people see which file and why.
+func plainPathError(err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", e.Path, e.Err)
+	}
+	return err
+}
+
+func (d *Disk) open(ctx context.Context, o Options) error {
+	info, err := d.file.Stat()
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return errors.New("it is a directory, not a disk image")
+	case info.Mode()&(os.ModeCharDevice|os.ModeNamedPipe|os.ModeSocket) != 0:
+		return errors.New("it is neither a file nor a block device")
+	}
+	d.Device = info.Mode()&os.ModeDevice != 0
+	if !d.Device {
+		if err := d.unpack(ctx, info.Size(), o); err != nil {
+			return err
+		}
+	}
+	size, err := d.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if err := d.container(size); err != nil {
+		return err
+	}
+	d.Map, d.NoTable = imaging.ReadMap(d, d.Size)
+	if d.NoTable != nil && !errors.Is(d.NoTable, imaging.ErrNoTable) {
+		return d.NoTable
+	}
+	return nil
+}
+
+// unpack replaces the file by what is in it, if it is compressed.
+func (d *Disk) unpack(ctx context.Context, total int64, o Options) error {
+	in := &progressReader{ctx: ctx, r: d.file, total: total}
+	out, format, err := unpack.Open(in, filepath.Base(d.Path), cmp.Or(o.Limit, DefaultLimit))
+	if err != nil {
+		return withoutName(err, d.Path)
+	}
+	defer out.Close()
+	if format == unpack.None {
+		return nil
+	}
+	d.Compression, in.report = string(format), o.Progress
+	spool, err := os.CreateTemp(o.TempDir, "twinkeel-image-")
+	if err != nil {
+		return fmt.Errorf("unpacking: %w", err)
+	}
+	os.Remove(spool.Name()) // it lives as long as it is open
+	if err := copySparse(spool, out); err != nil {
+		spool.Close()
+		if errors.Is(err, syscall.ENOSPC) {
+			return &NoRoomError{Dir: filepath.Dir(spool.Name())}
+		}
+		return withoutName(err, d.Path)
+	}
+	d.file.Close()
+	d.file = spool
+	return nil
+}
+
+// NoRoomError says that a compressed image cannot be unpacked for want of room.
+type NoRoomError struct{ Dir string }
+
+func (e *NoRoomError) Error() string { return "no space left on " + e.Dir + " to unpack it" }
+
+// Hint says what to do about it.
+func (e *NoRoomError) Hint() string {
+	return "free some space there, or set TMPDIR to a directory with more of it"
+}
+
+// withoutName takes off the front of an error the name that the caller puts there.
+func withoutName(err error, path string) error {
+	for _, prefix := range []string{filepath.Base(path) + " ", "reading " + filepath.Base(path) + ": "} {
+		if text, found := strings.CutPrefix(err.Error(), prefix); found {
+			if strings.HasPrefix(prefix, "reading ") {
+				return &shortened{text, err}
+			}
+			return &shortened{"it " + text, err}
+		}
+	}
+	return err
+}
+
+type shortened struct {
+	text string
+	err  error
+}
+
+func (e *shortened) Error() string { return e.text }
+func (e *shortened) Unwrap() error { return e.err }
+
+// container looks through the formats that are not one byte for one byte.
+func (d *Disk) container(size int64) error {
+	d.ReaderAt, d.Size = d.file, size
+	head := make([]byte, 4)
+	if n, _ := d.file.ReadAt(head, 0); n < len(head) {
+		return nil // too short for anything; ReadMap says so
+	}
+	switch {
+	case string(head) == "\x3a\xff\x26\xed":
+		a, err := openAndroidSparse(d.file, size)
+		if err != nil {
+			return err
+		}
+		d.Format, d.ReaderAt, d.Size = FormatAndroidSparse, a, a.size
+	case string(head) == "QFI\xfb":
+		q, err := openQCOW2(d.file, size)
+		if err != nil {
+			return err
+		}
+		d.Format, d.ReaderAt, d.Size = FormatQCOW2, q, q.size
+	}
+	return nil
+}
+
+// Close ends the use of the disk; an unpacked copy is gone then.
+func (d *Disk) Close() error { return d.file.Close() }
+
+// Plain tells whether the bytes of the disk are those of the file at Path.
+func (d *Disk) Plain() bool { return d.Format == FormatRaw && d.Compression == "" }
+
+// PartitionError says that a disk has no such partition, or several.
+type PartitionError struct {
+	Name   string
+	Reason string
+	Known  []string
+}
+
+func (e *PartitionError) Error() string { return fmt.Sprintf("partition %q: %s", e.Name, e.Reason) }
+
+// Hint lists the partitions.
+func (e *PartitionError) Hint() string {
+	if len(e.Known) == 0 {
+		return ""
+	}
+	return "there are " + strings.Join(e.Known, ", ")
+}
+
+// Find looks for a partition by its number, its name, the label of its file system, or "a" and "b" for the slots. A reserve
+// that the map knows can be named, too.
+func (d *Disk) Find(name string) (imaging.Region, error) {
+	if d.Map == nil {
+		return imaging.Region{}, d.NoTable
+	}
+	return FindIn(d.Map, name)
+}
+
+// FindIn is [Disk.Find] for a map.
+func FindIn(m *imaging.Map, name string) (imaging.Region, error) {
+	var known []string
+	for _, by := range []func(r imaging.Region) bool{
+		func(r imaging.Region) bool { return r.Name == name },
+		func(r imaging.Region) bool { return r.Kind == imaging.KindPartition && strconv.Itoa(r.Number) == name },
+		func(r imaging.Region) bool { return r.Slot != "" && strings.EqualFold(r.Slot, name) },
+		func(r imaging.Region) bool { return r.Label == name },
+	} {
+		var found []imaging.Region
+		known = nil
+		for _, r := range m.Regions {
+			if r.Kind != imaging.KindPartition && r.Kind != imaging.KindReserve {
+				continue
+			}
+			known = append(known, Title(r))
+			if name != "" && by(r) {
+				found = append(found, r)
+			}
+		}
+		switch {
+		case len(found) == 1:
+			return found[0], nil
+		case len(found) > 1:
+			return imaging.Region{}, &PartitionError{name, "there are several of that name; use the number", known}
+		}
+	}
+	return imaging.Region{}, &PartitionError{name, "there is none of that name or number", known}
+}
+
+// Title names a partition for people: its number and its name.
+func Title(r imaging.Region) string {
+	switch {
+	case r.Kind != imaging.KindPartition:
+		return r.Name
+	case r.Name == "":
+		return strconv.Itoa(r.Number)
+	}
+	return fmt.Sprintf("%d (%s)", r.Number, r.Name)
+}
+
+// Section reads a region of the disk.
+func (d *Disk) Section(r imaging.Region) *io.SectionReader {
+	return io.NewSectionReader(d, r.Offset, r.Size)
+}
+
+// Partition reads a partition; see Find for its name.
+func (d *Disk) Partition(name string) (*io.SectionReader, error) {
+	r, err := d.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	return d.Section(r), nil
+}
+
+// Filesystem opens the file system of a partition. The name "" means the disk itself, when it is one file system without a
+// partition table.
+func (d *Disk) Filesystem(name string) (files fs.FS, kind string, err error) {
+	if name == "" {
+		if d.Map != nil {
+			_, err := d.Find("")
+			return nil, "", err
+		}
+		return imaging.OpenFilesystem(d, d.Size)
+	}
+	r, err := d.Find(name)
+	if err != nil {
+		return nil, "", err
+	}
+	return imaging.OpenFilesystem(d.Section(r), r.Size)
+}
+
+// progressReader reports how much of a file has been read and stops when the context ends.
+type progressReader struct {
+	ctx         context.Context
+	r           io.Reader
+	done, total int64
+	report      func(done, total int64)
+}
+
+func (p *progressReader) Read(b []byte) (int, error) {
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := p.r.Read(b)
+	p.done += int64(n)
+	if p.report != nil {
+		p.report(p.done, p.total)
+	}
+	return n, err
+}
+
+// copySparse copies to an empty file and leaves holes where there are long runs of zeros.
+func copySparse(f *os.File, r io.Reader) error {
+	buf := make([]byte, 1<<20)
+	var size int64
+	for {
+		n, err := io.ReadFull(r, buf)
+		for at := 0; at < n; at += sparseGrain {
+			part := buf[at:min(n, at+sparseGrain)]
+			if allZero(part) {
+				continue
+			}
+			if _, err := f.WriteAt(part, size+int64(at)); err != nil {
+				return err
+			}
+		}
+		size += int64(n)
+		var corrupt *unpack.CorruptError // which is an early end, too, but not that of the last block
+		if !errors.As(err, &corrupt) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return f.Truncate(size)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+const sparseGrain = 64 << 10
+
+func allZero(b []byte) bool {
+	for len(b) >= 8 {
+		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
+			return false
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
