@@ -63,7 +63,6 @@ func (a *app) openDisk(ctx context.Context, name string) (*inspect.Disk, error) 
 }
 
 type imageMapOptions struct {
-	svg   string
 	width int
 }
 
