@@ -63,6 +63,7 @@ func (a *app) openDisk(ctx context.Context, name string) (*inspect.Disk, error) 
 }
 
 type imageMapOptions struct {
+	svg   string
 	width int
 }
 
@@ -78,6 +79,7 @@ the address of an image block of the pipeline, such as image.board, it shows the
 		Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runImageMap(cmd.Context(), o, args[0]) },
 	}
+	c.Flags().StringVar(&o.svg, "svg", "", "write a picture to `file` instead (\"-\" is stdout)")
 	c.Flags().IntVar(&o.width, "width", 0, "`columns` of the drawing; default is the terminal's width, 100 at most")
 	return c
 }
@@ -105,6 +107,12 @@ func (a *app) runImageMap(ctx context.Context, o imageMapOptions, name string) e
 	if err != nil {
 		return err
 	}
+	if o.svg != "" {
+		if err := notOver("--svg", o.svg, name); err != nil {
+			return err
+		}
+		return a.writeOrStdoutText(o.svg, m.SVG)
+	}
 	if a.global.json {
 		return a.printJSON(shownMap{m, notNil(inspect.Gaps(m)), notNil(use)})
 	}
@@ -128,6 +136,14 @@ func (a *app) runImageMap(ctx context.Context, o imageMapOptions, name string) e
 		t.print(a.stdout)
 	}
 	return nil
+}
+
+// writeOrStdoutText writes to path, or to stdout for "-", a terminal included.
+func (a *app) writeOrStdoutText(path string, make func(w io.Writer) error) error {
+	if path == "-" {
+		return make(a.stdout)
+	}
+	return write(path, func(f *durable.File) error { return make(f) })
 }
 
 // readMap reads the map of a file or device, or makes that of an image of the pipeline.
