@@ -11,7 +11,10 @@ import (
 	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
-type outputOptions struct{ raw bool }
+type outputOptions struct {
+	raw    bool
+	server bool
+}
 
 func (a *app) outputCommand() *cobra.Command {
 	var o outputOptions
@@ -19,10 +22,13 @@ func (a *app) outputCommand() *cobra.Command {
 		Use:     "output [NAME]",
 		Short:   "Print the pipeline's outputs",
 		GroupID: groupMain,
-		Args:    atMostOne("NAME"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.runOutput(cmd.Context(), o, args) },
+		Long: `Print the pipeline's outputs. What only a build tells comes from the record of the last one. The deployments of rollouts are
+known with --server alone: nothing else here asks it.`,
+		Args: atMostOne("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.runOutput(cmd.Context(), o, args) },
 	}
 	c.Flags().BoolVar(&o.raw, "raw", false, "print a string as it is, for scripts")
+	c.Flags().BoolVar(&o.server, "server", false, "ask the servers for deployment_id and status of rollouts")
 	return c
 }
 
@@ -35,7 +41,13 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 	if err != nil {
 		return err
 	}
-	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built, FS: build.Files{}})
+	var deployments map[string]pipeline.Deployment
+	if o.server {
+		if deployments, err = a.deployments(ctx, p); err != nil {
+			return err
+		}
+	}
+	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built, Deployments: deployments, FS: build.Files{}})
 	a.hide(p) // what came from files
 	if err := a.check(p, diags); err != nil {
 		return err
@@ -54,6 +66,30 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 	return &hintedError{fmt.Sprintf("the pipeline has no output %q", args[0]), "twinkeel output"}
 }
 
+// deployments asks the servers for the newest deployment of each rollout.
+func (a *app) deployments(ctx context.Context, p *pipeline.Pipeline) (map[string]pipeline.Deployment, error) {
+	rollouts, diags := p.Rollouts()
+	if err := a.check(p, diags); err != nil {
+		return nil, err
+	}
+	found := make(map[string]pipeline.Deployment, len(rollouts))
+	for _, r := range rollouts {
+		c, err := build.Connect(&r.Server)
+		if err != nil {
+			return nil, &build.ActionError{Address: r.Address, Err: err}
+		}
+		d, err := build.NewestDeployment(ctx, c, r.Name)
+		if err != nil {
+			return nil, &build.ActionError{Address: r.Address, Err: err}
+		}
+		found[r.Address] = pipeline.Deployment{Status: "not started"}
+		if d != nil {
+			found[r.Address] = pipeline.Deployment{ID: d.ID, Status: d.State()}
+		}
+	}
+	return found, nil
+}
+
 // lastBuild is what out/ holds, for outputs that tell of it.
 func lastBuild(p *pipeline.Pipeline) (map[string]pipeline.BuiltFile, error) {
 	record, err := build.ReadRecord(p.OutDir())
@@ -63,6 +99,9 @@ func lastBuild(p *pipeline.Pipeline) (map[string]pipeline.BuiltFile, error) {
 	built := make(map[string]pipeline.BuiltFile, len(record.Outputs))
 	for address, out := range record.Outputs {
 		built[address] = pipeline.BuiltFile{Size: out.Size, SHA256: out.SHA256}
+		if out.Signer != "" && out.SignerPublicKey != "" {
+			built[out.Signer] = pipeline.BuiltFile{PublicKey: out.SignerPublicKey}
+		}
 	}
 	return built, nil
 }
@@ -83,7 +122,7 @@ func (a *app) printAllOutputs(outputs []pipeline.Output) error {
 
 func (a *app) printOneOutput(o outputOptions, out pipeline.Output) error {
 	if !out.Known {
-		return fmt.Errorf("output %q is known only after a build", out.Name)
+		return fmt.Errorf("output %q is known only after a build, or from the server (--server)", out.Name)
 	}
 	if out.Sensitive {
 		return fmt.Errorf("output %q is sensitive and is never printed", out.Name)

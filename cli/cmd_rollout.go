@@ -34,6 +34,7 @@ changes nothing.`,
 		a.rolloutStatusCommand(),
 		a.rolloutSetCommand("pause", "paused", "Hold a rollout: no further device is given the release"),
 		a.rolloutSetCommand("resume", "running", "Let a paused rollout go on"),
+		a.rolloutApproveCommand(),
 		a.rolloutSetCommand("abort", "aborted", "End a rollout; devices that have not installed the release are left alone"),
 	)
 	return c
@@ -201,12 +202,19 @@ func identities(ctx context.Context, c *client.Client) (map[string]string, error
 	return texts, nil
 }
 
-// resting says that nothing more happens by itself.
+// resting says that nothing more happens by itself: the rollout is over, or a person is needed, or devices that meet its
+// conditions only later.
 func (s *rolloutStatus) resting() bool {
 	if s.Deployment.Status == "finished" {
 		return true
 	}
-	if p := s.Deployment.Rollout; p == nil || p.State != "paused" {
+	p := s.Deployment.Rollout
+	if p == nil || p.Waits == nil {
+		return false
+	}
+	switch p.Waits.For {
+	case menderapi.WaitResume, menderapi.WaitApproval, menderapi.WaitMatches:
+	default:
 		return false
 	}
 	for _, d := range s.Devices { // a paused rollout lets those that have begun finish
@@ -256,6 +264,15 @@ func (a *app) statusText(s *rolloutStatus, r pipeline.RolloutRef) string {
 		if p.PauseReason != "" {
 			fmt.Fprintf(&b, "  %s\n", st.yellow(printable(p.PauseReason)))
 		}
+		if text := waitText(p.Waits, r.Address); text != "" {
+			fmt.Fprintf(&b, "  waits %s\n", text)
+		}
+		switch {
+		case p.Expired:
+			fmt.Fprintf(&b, "  expired %s\n", p.Expires.Format(time.RFC3339))
+		case p.Expires != nil && p.Waits != nil:
+			fmt.Fprintf(&b, "  expires %s\n", p.Expires.Format(time.RFC3339))
+		}
 	}
 	for _, dev := range s.Devices {
 		name := s.identities[dev.ID]
@@ -266,9 +283,53 @@ func (a *app) statusText(s *rolloutStatus, r pipeline.RolloutRef) string {
 		if dev.SubState != "" {
 			fmt.Fprintf(&b, " %s", st.dim(printable(dev.SubState)))
 		}
+		if w := dev.Waits; w != nil {
+			fmt.Fprintf(&b, " %s", st.dim("waits "+deviceWaitText(w)))
+		}
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// waitText says what a rollout waits for, and what a person can do about it.
+func waitText(w *menderapi.Wait, address string) string {
+	if w == nil {
+		return ""
+	}
+	switch w.For {
+	case menderapi.WaitApproval:
+		return fmt.Sprintf("for approval of phase %s: twinkeel rollout approve '%s'", printable(w.Phase), address)
+	case menderapi.WaitResume:
+		return fmt.Sprintf("for a person: twinkeel rollout resume '%s', or abort", address)
+	case menderapi.WaitMatches:
+		return "for further devices that match its target"
+	case menderapi.WaitDevices:
+		return "for devices of phase " + printable(w.Phase)
+	}
+	return deviceWaitText(w)
+}
+
+// deviceWaitText says what a device waits for.
+func deviceWaitText(w *menderapi.Wait) string {
+	until := ""
+	if w.Until != nil {
+		until = " until " + w.Until.Format(time.RFC3339)
+	}
+	switch w.For {
+	case menderapi.WaitSoak:
+		return "while phase " + printable(w.Phase) + " soaks" + until
+	case menderapi.WaitWindow:
+		return "for the window" + until
+	case menderapi.WaitPhase:
+		return "for phase " + printable(w.Phase)
+	case menderapi.WaitRetry:
+		return "before its next attempt" + until
+	case menderapi.WaitResume:
+		return "for the rollout to be resumed"
+	case menderapi.WaitPoll:
+		return "to ask"
+	}
+	return "for " + printable(w.For) // of a newer server
 }
 
 func (a *app) paintState(state string) string {
@@ -278,7 +339,7 @@ func (a *app) paintState(state string) string {
 		return st.green(state)
 	case "failure", "aborted":
 		return st.red(state)
-	case "paused":
+	case "paused", "waiting":
 		return st.yellow(state)
 	case "pending":
 		return st.dim(state)
@@ -297,8 +358,33 @@ func (a *app) rolloutSetCommand(verb, status, short string) *cobra.Command {
 	}
 }
 
-// runRolloutSet changes the newest deployment of each rollout, whatever its release.
+func (a *app) rolloutApproveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "approve ADDRESS...",
+		Short: "Release the phase that waits for approval",
+		Long: `Release the phase of each rollout that waits for approval (approval = true). Only the phase that waits now is
+released: of two people who approve at once, one is told that nothing waits.`,
+		Args: atLeastOne("rollout"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.changeRollouts(cmd.Context(), args, func(ctx context.Context, c *client.Client, d *menderapi.Deployment) (string, error) {
+				if d.Rollout == nil || d.Rollout.Waits == nil || d.Rollout.Waits.For != menderapi.WaitApproval {
+					return "", fmt.Errorf("no phase waits for approval; the rollout of %s is %s", d.ArtifactName, d.State())
+				}
+				phase := d.Rollout.Waits.Phase
+				return "approved (phase " + printable(phase) + ")", c.ApprovePhase(ctx, d.ID, phase)
+			})
+		},
+	}
+}
+
 func (a *app) runRolloutSet(ctx context.Context, targets []string, status string) error {
+	return a.changeRollouts(ctx, targets, func(ctx context.Context, c *client.Client, d *menderapi.Deployment) (string, error) {
+		return a.paintState(status), c.SetDeploymentStatus(ctx, d.ID, status)
+	})
+}
+
+// changeRollouts changes the newest deployment of each rollout, whatever its release. change says what it became.
+func (a *app) changeRollouts(ctx context.Context, targets []string, change func(context.Context, *client.Client, *menderapi.Deployment) (string, error)) error {
 	rollouts, err := a.declaredRollouts(targets)
 	if err != nil {
 		return err
@@ -313,14 +399,18 @@ func (a *app) runRolloutSet(ctx context.Context, targets []string, status string
 		if err == nil && d == nil {
 			err = &hintedError{"the rollout is not started", "twinkeel rollout start '" + r.Address + "'"}
 		}
+		became := ""
 		if err == nil {
-			err = c.SetDeploymentStatus(ctx, d.ID, status)
+			became, err = change(ctx, c, d)
+		}
+		if err == nil {
+			d, err = c.Deployment(ctx, d.ID) // its state as it is now
 		}
 		if err != nil {
 			return &build.ActionError{Address: r.Address, Err: err}
 		}
-		changed = append(changed, rolloutChange{r.Address, d.ArtifactName, d.ID, status})
-		a.notef("%s %s is %s\n", r.Address, printable(d.ArtifactName), a.paintState(status))
+		changed = append(changed, rolloutChange{r.Address, d.ArtifactName, d.ID, d.State()})
+		a.notef("%s %s is %s\n", r.Address, printable(d.ArtifactName), became)
 	}
 	if a.global.json {
 		return a.printJSON(changed)

@@ -28,13 +28,7 @@ func (e *evaluator) compute(inst *instance) map[string]cty.Value {
 	case "device_type":
 		return e.computeDeviceType(inst)
 	case "signer":
-		inst.result = &Signer{
-			Address: inst.address, Kind: inst.block.typ,
-			PrivateKey: e.pipeline.abs(inst.body.text("private_key")), Passphrase: Secret(inst.body.text("passphrase")),
-			URI: inst.body.text("uri"), Module: e.pipeline.abs(inst.body.text("module")), PIN: Secret(inst.body.text("pin")),
-			Key:     inst.body.text("key"),
-			Command: inst.body.texts("command"), Dir: e.pipeline.dir, PublicKey: e.pipeline.abs(inst.body.text("public_key")),
-		}
+		return e.computeSigner(inst)
 	case "artifact":
 		return e.computeArtifact(inst)
 	case "image":
@@ -43,11 +37,27 @@ func (e *evaluator) compute(inst *instance) map[string]cty.Value {
 		inst.result = &Server{
 			Address: inst.address, URL: strings.TrimRight(inst.body.text("url"), "/"),
 			Token: Secret(inst.body.text("token")), CACertificate: e.pipeline.abs(inst.body.text("ca_certificate")),
+			ClientCertificate: e.pipeline.abs(inst.body.text("client_certificate")), ClientKey: e.pipeline.abs(inst.body.text("client_key")),
 		}
+		e.checkClientCertificate(inst.body)
 	case "rollout":
 		e.computeRollout(inst)
+		return e.deploymentValues(inst.address)
 	}
 	return nil
+}
+
+// checkClientCertificate: a certificate is of no use without its key, nor without TLS.
+func (e *evaluator) checkClientCertificate(b *body) {
+	switch {
+	case b.unset("client_certificate") && b.unset("client_key"):
+	case b.unset("client_certificate"):
+		e.report(fault("Missing argument", "client_key needs client_certificate, whose key it is.", b.rangeOf("client_key")))
+	case b.unset("client_key"):
+		e.report(fault("Missing argument", "client_certificate needs client_key, its private key.", b.rangeOf("client_certificate")))
+	case strings.HasPrefix(b.text("url"), "http://"):
+		e.report(fault("Certificate without TLS", "A client certificate needs https://, but url begins with http://.", b.rangeOf("client_certificate")))
+	}
 }
 
 // abs makes a path absolute; no path stays none.
@@ -165,6 +175,7 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 		d.Bootloader = Bootloader{
 			Kind: n.label, Environment: n.body.text("environment"),
 			EnvironmentSize: n.body.integer("environment_size"), Redundant: n.body.flag("redundant"),
+			ScriptVars: e.scriptVars(n.body),
 		}
 		switch {
 		case layout == nil:
@@ -254,7 +265,12 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 	for _, n := range b.all("payload") {
 		e.computePayload(inst, a, n)
 	}
-	return e.builtFile(inst.address, rel)
+	exposed := e.builtFile(inst.address, rel)
+	exposed["signed"] = cty.UnknownVal(cty.Bool)
+	if b.has("signer") || b.unset("signer") {
+		exposed["signed"] = cty.BoolVal(!b.unset("signer"))
+	}
+	return exposed
 }
 
 // chooseCompression takes the best that all clients in the field read, unless the pipeline says which.
@@ -518,6 +534,7 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 		e.checkSlotContent(inst, im)
 		e.checkDataPartition(inst, im)
 		e.checkLoaderFilled(inst, im)
+		e.checkScriptVars(inst, im)
 	}
 	exposed := e.builtFile(inst.address, rel)
 	exposed["paths"] = cty.MapVal(paths)
@@ -791,7 +808,13 @@ func (e *evaluator) computeRollout(inst *instance) {
 		r.Artifacts = append(r.Artifacts, a)
 	}
 	for _, n := range b.all("target") {
-		r.Groups = n.body.texts("groups")
+		e.computeTarget(r, n)
+	}
+	for _, n := range b.all("window") {
+		e.computeWindow(r, n)
+	}
+	if b.has("expires") {
+		r.Expires, _ = parseDuration(b.text("expires"))
 	}
 	e.computePhases(inst, r)
 }
@@ -809,7 +832,7 @@ func (e *evaluator) computePhases(inst *instance, r *Rollout) {
 	names := make(map[string]bool)
 	targetKnown := true
 	for _, n := range inst.body.all("target") {
-		targetKnown = n.body.has("groups")
+		targetKnown = n.body.has("groups") || n.body.unset("groups")
 	}
 	var percent *big.Float
 	var count int64
@@ -833,7 +856,7 @@ func (e *evaluator) computePhases(inst *instance, r *Rollout) {
 			open = true
 			continue
 		}
-		ph := Phase{Name: n.label, Percent: b.float("percent"), Count: int(b.integer("count")), Groups: b.texts("groups")}
+		ph := Phase{Name: n.label, Percent: b.float("percent"), Count: int(b.integer("count")), Groups: b.texts("groups"), Approval: b.flag("approval")}
 		if b.has("soak") {
 			ph.Soak, _ = parseDuration(b.text("soak"))
 		}
@@ -864,6 +887,10 @@ func (e *evaluator) computePhases(inst *instance, r *Rollout) {
 		case set[0] == "groups":
 			complete = true
 			for i, g := range ph.Groups {
+				if contains(r.ExcludeGroups, g) {
+					e.report(fault("Group is not in the target", fmt.Sprintf("The phase names the group %s, which the rollout's target excludes.", g),
+						elementRange(b.content.attrs["groups"].Expr, &problem{index: i}).Ptr()))
+				}
 				if len(r.Groups) > 0 && targetKnown && !contains(r.Groups, g) {
 					e.report(fault("Group is not in the target", fmt.Sprintf("The phase names the group %s, but the rollout's target has only %s.", g, strings.Join(r.Groups, ", ")),
 						elementRange(b.content.attrs["groups"].Expr, &problem{index: i}).Ptr()))

@@ -16,7 +16,7 @@ type content struct {
 	nested  []*nestedBlock // in the order of the file
 	forEach *hcl.Attribute
 	missing hcl.Range // where something that is missing would go
-	// incomplete is set when a required argument is missing or misspelt, which has been reported.
+	// incomplete is set when a required argument is missing, or one may be misspelt, which has been reported.
 	incomplete bool
 	misread    bool // something in it was reported when the file was read
 }
@@ -127,6 +127,7 @@ func readBody(body hcl.Body, header hcl.Range, s *blockSchema, typ, what string)
 		}
 	}
 	c.misread = diags.HasErrors()
+	c.incomplete = diags.HasErrors()
 	diags = append(diags, c.checkMissing(s, typ, what, diags.HasErrors())...)
 	return c, diags
 }

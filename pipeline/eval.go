@@ -26,16 +26,17 @@ type evaluator struct {
 	builder       string // of the twinkeel block
 	cacheDir      string // of the twinkeel block; empty when there is none
 	pipeline      *Pipeline
-	facts         *facts               // nil: offline
-	built         map[string]BuiltFile // by address; what the last build made
-	only          map[string]bool      // instances of for_each to evaluate, by address; nil: all
-	sources       *sources             // what source actions make
-	upgrading     bool                 // the lock file is about to be written, and not read
-	skipped       bool                 // some instance is not in only, and unknown
-	unready       bool                 // a value that is not known was needed
-	needVariables bool                 // a required variable without a value is an error
-	fakes         *fakes               // of a test; nil: none
-	blamed        blamed               // whom the reported problems belong to
+	facts         *facts                // nil: offline
+	built         map[string]BuiltFile  // by address; what the last build made
+	deployments   map[string]Deployment // of rollouts by address, when the server was asked
+	only          map[string]bool       // instances of for_each to evaluate, by address; nil: all
+	sources       *sources              // what source actions make
+	upgrading     bool                  // the lock file is about to be written, and not read
+	skipped       bool                  // some instance is not in only, and unknown
+	unready       bool                  // a value that is not known was needed
+	needVariables bool                  // a required variable without a value is an error
+	fakes         *fakes                // of a test; nil: none
+	blamed        blamed                // whom the reported problems belong to
 	functions     *hcl.EvalContext
 	defaults      *hcl.EvalContext // functions of a variable's default
 

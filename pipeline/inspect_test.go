@@ -111,7 +111,7 @@ func TestInspect(t *testing.T) {
 		"local.sets":        "{\n  \"a b\" = toset([\"x\"])\n  n     = [1, 2.5, true, null]\n}",
 		"local.half":        "{\n  ok  = 1\n  pin = (sensitive value)\n}",
 		"output.sizes":      "{\n  rpi4 = (not known offline)\n  x86  = (not known offline)\n}",
-		"signer.pkcs11.hsm": "{\n  uri = \"pkcs11:token=fleet\"\n  pin = (sensitive value)\n}",
+		"signer.pkcs11.hsm": "{\n  uri = \"pkcs11:token=fleet\"\n  pin = (sensitive value)\n  # computed\n  key_id     = (not known offline)\n  public_key = (not known offline)\n}",
 		`artifact.app["x86"]`: `{
   name             = "app-2.0"
   device_types     = [device_type.board["x86"]]
@@ -126,6 +126,7 @@ func TestInspect(t *testing.T) {
   path   = "out/artifacts/app-x86.mender"
   size   = (not known offline)
   sha256 = (not known offline)
+  signed = true
 }`,
 	} {
 		if d := cmp.Diff(want, all[address].Text); d != "" {

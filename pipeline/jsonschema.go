@@ -49,7 +49,7 @@ type ArgumentInfo struct {
 type ValueInfo struct {
 	Name        string `json:"name"`
 	Type        string `json:"type"`
-	Known       string `json:"known"` // from when: always, plan, build
+	Known       string `json:"known"` // from when: always, plan, build, server
 	Description string `json:"description"`
 }
 
@@ -271,6 +271,10 @@ func (t *fieldType) jsonSchema() object {
 		return anyOf(object{"type": "integer"}, object{"type": "string", "description": "Such as \"512MiB\"."})
 	case tPercent:
 		return anyOf(object{"type": "number", "minimum": 0, "maximum": 100}, object{"type": "string", "description": "Such as \"5%\"."})
+	case tNumber, tScalar:
+		return anyOf(object{"type": []any{"string", "number"}})
+	case tScalars:
+		return anyOf(object{"type": "array", "items": object{"type": []any{"string", "number"}}}, template)
 	case tDuration, tPath, tName, tType:
 		return anyOf(object{"type": "string"})
 	case tString:

@@ -21,7 +21,7 @@ func (p *Pipeline) Outputs(ctx context.Context, o OutputOptions) ([]Output, hcl.
 		fsys = OS{}
 	}
 	e := newEvaluator(ctx, p, fsys, true)
-	e.built = o.Built
+	e.built, e.deployments = o.Built, o.Deployments
 	var outputs []Output
 	for _, b := range p.others["output"] {
 		v, out := e.output(b)

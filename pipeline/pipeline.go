@@ -57,12 +57,22 @@ type OutputOptions struct {
 	ShowSensitive bool
 	// Built is what the last build made, by address: artifacts and images whose size and digest are known.
 	Built map[string]BuiltFile
+	// Deployments are the newest ones of rollouts, by the rollout's address; what is not in it is not known.
+	Deployments map[string]Deployment
+}
+
+// Deployment is what a server says of a rollout.
+type Deployment struct {
+	ID     string // empty: it was not started
+	Status string
 }
 
 // BuiltFile is a file that a build made.
 type BuiltFile struct {
 	Size   int64
 	SHA256 string
+	// PublicKey is that of a signer, whose address is the key: PEM text.
+	PublicKey string
 }
 
 // RolloutRef is what a command needs to find a rollout on its server, without reading any source.

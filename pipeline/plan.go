@@ -112,17 +112,19 @@ type Payload struct {
 
 // Signer is a signer block.
 type Signer struct {
-	Address    string   `json:"address"`
-	Kind       string   `json:"kind"`                  // file, kms, pkcs11, ssh-agent, command
-	PrivateKey string   `json:"private_key,omitempty"` // file: path of a PEM file
-	Passphrase Secret   `json:"passphrase,omitempty"`
-	URI        string   `json:"uri,omitempty"`     // kms, pkcs11
-	Module     string   `json:"module,omitempty"`  // pkcs11: path of the library
-	PIN        Secret   `json:"pin,omitempty"`     // pkcs11
-	Key        string   `json:"key,omitempty"`     // ssh-agent: fingerprint or comment
-	Command    []string `json:"command,omitempty"` // command
-	Dir        string   `json:"-"`                 // where it runs
-	PublicKey  string   `json:"public_key,omitempty"`
+	Address    string `json:"address"`
+	Kind       string `json:"kind"`                  // file, kms, pkcs11, ssh-agent, command
+	PrivateKey string `json:"private_key,omitempty"` // file: path of a PEM file
+	// PrivateKeyEnv is the name of the environment variable that has the PEM text in place of a file.
+	PrivateKeyEnv string   `json:"private_key_env,omitempty"`
+	Passphrase    Secret   `json:"passphrase,omitempty"`
+	URI           string   `json:"uri,omitempty"`     // kms, pkcs11
+	Module        string   `json:"module,omitempty"`  // pkcs11: path of the library
+	PIN           Secret   `json:"pin,omitempty"`     // pkcs11
+	Key           string   `json:"key,omitempty"`     // ssh-agent: fingerprint or comment
+	Command       []string `json:"command,omitempty"` // command
+	Dir           string   `json:"-"`                 // where it runs
+	PublicKey     string   `json:"public_key,omitempty"`
 }
 
 // DeviceType is a device_type block.
@@ -145,6 +147,8 @@ type Bootloader struct {
 	Environment     string `json:"environment,omitempty"` // name of the layout's reserve
 	EnvironmentSize int64  `json:"environment_size,omitempty"`
 	Redundant       bool   `json:"redundant"`
+	// ScriptVars are further variables of U-Boot's first environment.
+	ScriptVars map[string]string `json:"script_vars,omitempty"`
 }
 
 // Layout is a layout block. Sizes and offsets are bytes; a slots block has become two partitions NAME_a and NAME_b.
@@ -250,19 +254,26 @@ type Server struct {
 	URL           string `json:"url"`
 	Token         Secret `json:"token,omitempty"`
 	CACertificate string `json:"ca_certificate,omitempty"` // path
+	// ClientCertificate and ClientKey are paths of PEM files; both or none.
+	ClientCertificate string `json:"client_certificate,omitempty"`
+	ClientKey         string `json:"client_key,omitempty"`
 }
 
 // Rollout is a rollout block, evaluated. One release: all artifacts have one name.
 type Rollout struct {
-	Address          string      `json:"address"`
-	Name             string      `json:"name"`
-	Server           Server      `json:"server"`
-	Artifacts        []*Artifact `json:"artifacts"`
-	Groups           []string    `json:"groups,omitempty"`
-	Phases           []Phase     `json:"phases"`
-	FailureThreshold float64     `json:"failure_threshold"` // percent
-	OnFailure        string      `json:"on_failure"`        // pause, abort
-	Retries          int         `json:"retries"`
+	Address          string        `json:"address"`
+	Name             string        `json:"name"`
+	Server           Server        `json:"server"`
+	Artifacts        []*Artifact   `json:"artifacts"`
+	Groups           []string      `json:"groups,omitempty"`
+	ExcludeGroups    []string      `json:"exclude_groups,omitempty"`
+	Match            []Predicate   `json:"match,omitempty"`
+	Expires          time.Duration `json:"expires,omitempty"` // 0: never
+	Window           *Window       `json:"window,omitempty"`
+	Phases           []Phase       `json:"phases"`
+	FailureThreshold float64       `json:"failure_threshold"` // percent
+	OnFailure        string        `json:"on_failure"`        // pause, abort
+	Retries          int           `json:"retries"`
 }
 
 // Phase of a rollout: exactly one of Percent, Count and Groups is set.
@@ -273,4 +284,21 @@ type Phase struct {
 	Groups           []string      `json:"groups,omitempty"`
 	Soak             time.Duration `json:"soak"`
 	FailureThreshold *float64      `json:"failure_threshold,omitempty"` // percent; nil: the rollout's
+	Approval         bool          `json:"approval,omitempty"`
+}
+
+// Predicate is a condition on an attribute of a device, in the words of Mender's filters.
+type Predicate struct {
+	Scope     string          `json:"scope"` // inventory, identity, system
+	Attribute string          `json:"attribute"`
+	Type      string          `json:"type"` // $eq, $ne, $in, $gte, $lte, $exists, $regex
+	Value     json.RawMessage `json:"value"`
+}
+
+// Window is when devices may begin.
+type Window struct {
+	Days     []string `json:"days,omitempty"`
+	From     string   `json:"from,omitempty"`
+	To       string   `json:"to,omitempty"`
+	Timezone string   `json:"timezone"`
 }

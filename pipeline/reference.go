@@ -100,6 +100,9 @@ var typeDocs = []struct {
 	{tSize, "bytes: a whole number, or a text with a unit: `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024), `kB`, `MB`, `GB`, `TB` (powers of 1000), `B`. Exact: `\"1.5GiB\"` is fine, `\"0.1KiB\"` and the ambiguous `\"1G\"` are not. Reads as a number of bytes"},
 	{tDuration, "a text such as `\"90s\"`, `\"15m\"`, `\"2h\"`, `\"1d\"` or `\"1d12h\"`; days are 24 hours and stand first; not negative"},
 	{tExtent, "a size as above, a share of the disk such as `\"25%\"`, or `\"rest\"`"},
+	{tNumber, "a number"},
+	{tScalar, "a text or a number"},
+	{tScalars, "a list of texts and numbers"},
 	{tPercent, "from 0 to 100: a number, or a text such as `\"2.5%\"`. Reads as a number"},
 	{tPath, "the path of a file or directory, relative to the pipeline's directory; at most 4096 bytes"},
 	{tName, "1 to 128 letters, digits and `.` `_` `+` `-`"},
@@ -309,6 +312,8 @@ func typeText(ty cty.Type) string {
 // files.
 func (s *blockSchema) knownFrom(x exposedSchema) string {
 	switch {
+	case x.Known != "":
+		return x.Known
 	case x.Built:
 		return "build"
 	case s == sourceSchema:

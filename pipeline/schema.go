@@ -59,7 +59,8 @@ type exposedSchema struct {
 	Name  string
 	Doc   string
 	Type  cty.Type
-	Built bool // known only after the build
+	Built bool   // known only after the build
+	Known string // from when, in the words of the reference; empty: see knownFrom
 }
 
 func (s *blockSchema) typed() bool { return len(s.Types) > 0 }
@@ -406,6 +407,7 @@ var deviceTypeSchema = &blockSchema{
 				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},
 				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkEnvironmentSize, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
 				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, one where the reserve begins (CONFIG_ENV_OFFSET) and one where its second half begins (CONFIG_ENV_OFFSET_REDUND), so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it."},
+				{Name: "script_vars", Type: mapOf(tString), Doc: "Further variables of the first environment, in place of those of that name in U-Boot's built-in ones. Those that the update itself uses (mender_..., upgrade_available, bootcount, bootlimit) are refused. An image then needs a fill of the environment's reserve with u-boot-initial-env."},
 			},
 		}},
 	}},
@@ -419,7 +421,8 @@ var signerSchema = &blockSchema{
 		{
 			Name: "file", Doc: "A private key in a PEM file, as \"twinkeel keys generate\" makes it.",
 			Attrs: []*attrSchema{
-				{Name: "private_key", Type: tPath, Required: true, Doc: "The file."},
+				{Name: "private_key", Type: tPath, Doc: "The file; it, or private_key_env, must be there."},
+				{Name: "private_key_env", Type: tString, Check: checkVariableName, Doc: "Name of an environment variable that holds the PEM text itself, for CI systems that give secrets so."},
 				{Name: "passphrase", Type: tString, Secret: true, Doc: "Passphrase of an encrypted key; by default that in TWINKEEL_KEY_PASSPHRASE."},
 			},
 		},
@@ -450,6 +453,10 @@ var signerSchema = &blockSchema{
 				{Name: "public_key", Type: tPath, Required: true, Doc: "PEM file with the public key, against which each signature is checked."},
 			},
 		},
+	},
+	Exposes: []exposedSchema{
+		{Name: "key_id", Type: cty.String, Known: "plan", Doc: "Identity of the public key, as \"twinkeel keys fingerprint\" shows it. Known in a plan when the public key lies beside the private one as FILE.pub, or the block names it; otherwise once something is built with it, for no plan opens a key."},
+		{Name: "public_key", Type: cty.String, Known: "plan", Doc: "The public key as PEM text; known when key_id is. For all types alike, so of a command it is not the path that the argument has."},
 	},
 }
 
@@ -511,6 +518,7 @@ var artifactSchema = &blockSchema{
 		{Name: "path", Type: cty.String, Doc: "Path of the artifact, relative to the pipeline's directory."},
 		{Name: "size", Type: cty.Number, Built: true, Doc: "Size in bytes."},
 		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the artifact."},
+		{Name: "signed", Type: cty.Bool, Doc: "Whether it has a signer."},
 	},
 }
 
@@ -551,6 +559,8 @@ var serverSchema = &blockSchema{
 		{Name: "url", Type: tString, Required: true, Check: checkURL, Doc: "Where it is, such as https://ota.example.com: scheme, host and path alone."},
 		{Name: "token", Type: tString, Secret: true, Doc: "Access token for the management API; by default that in TWINKEEL_TOKEN."},
 		{Name: "ca_certificate", Type: tPath, Doc: "PEM file with the certificates to trust, beside the system's. Images carry it to the devices."},
+		{Name: "client_certificate", Type: tPath, Doc: "PEM file with the certificate, and its chain, that this program shows to a server that asks for one (mTLS). Devices do not get it."},
+		{Name: "client_key", Type: tPath, Doc: "PEM file with the unencrypted private key of client_certificate; only its owner may be able to read it."},
 	},
 }
 
@@ -563,14 +573,20 @@ var rolloutSchema = &blockSchema{
 		{Name: "failure_threshold", Type: tPercent, Default: number(5), Doc: "Share of a phase's devices, from 0 to 100, that may fail before it stops, such as \"5%\"."},
 		{Name: "on_failure", Type: tString, Enum: []string{"pause", "abort"}, Default: cty.StringVal("pause"), Doc: "What happens then: pause lets a person decide, abort ends it."},
 		{Name: "retries", Type: tInt, Default: number(0), Check: checkRetries, Doc: "How often a device may try again, from 0 to 100."},
+		{Name: "expires", Type: tDuration, Check: checkExpires, Doc: "How long after its start devices that have not begun are still given the release, such as \"30d\"; at most ten years. Without it for ever."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{
 		{
 			Kind: "target", Max: 1,
-			Doc:   "Which devices take part; without it all that an artifact fits.",
-			Attrs: []*attrSchema{{Name: "groups", Type: listOf(tName), Required: true, Check: notEmpty, Doc: "Groups of devices; at least one."}},
+			Doc: "Which devices take part: accepted ones that are in the groups and meet every match; without it all that an artifact fits. Groups alone are looked at when the rollout starts. With a match the server looks whenever a device asks: one that meets it later joins, one that no longer does before it has begun is left out, and the rollout stays open until it expires, is aborted, or the next release starts.",
+			Attrs: []*attrSchema{
+				{Name: "groups", Type: listOf(tName), Check: notEmpty, Doc: "Groups of devices, at least one; without it devices of all groups and of none."},
+				{Name: "exclude_groups", Type: listOf(tName), Check: notEmpty, Doc: "Groups whose devices take no part."},
+			},
+			Blocks: []*blockSchema{matchSchema},
 		},
+		windowSchema,
 		{
 			Kind: "phase", Label: "name", Min: 1,
 			Doc: "A step of the rollout, in this order: it takes one of percent, count and groups. The last one must reach all devices that take part.",
@@ -580,8 +596,38 @@ var rolloutSchema = &blockSchema{
 				{Name: "groups", Type: listOf(tName), Check: notEmpty, Doc: "Groups that get the release; at least one, and of those in target."},
 				{Name: "soak", Type: tDuration, Default: cty.StringVal("0s"), Doc: "How long to wait and watch before the next phase, such as \"2h\" or \"1d\"; at most a year."},
 				{Name: "failure_threshold", Type: tPercent, Doc: "In place of the rollout's, from 0 to 100."},
+				{Name: "approval", Type: tBool, Default: cty.False, Doc: "Whether the rollout waits before this phase until a person says \"twinkeel rollout approve\"."},
 			},
 		},
+	},
+	Exposes: []exposedSchema{
+		{Name: "deployment_id", Type: cty.String, Known: "server", Doc: "Id of the newest deployment of the rollout on its server; null when there is none. Plans do not ask the server: \"twinkeel output --server\" does."},
+		{Name: "status", Type: cty.String, Known: "server", Doc: "State of that deployment: running, soaking, waiting, paused, finished or aborted; not started when there is none."},
+	},
+}
+
+var matchSchema = &blockSchema{
+	Kind: "match", Label: "attribute",
+	Doc: "A condition on an attribute of a device, SCOPE.KEY: inventory.KEY is what it reports of itself, identity.KEY what it is known by, system.KEY what the server knows (group, created_ts, updated_ts). All arguments must hold; of an attribute that is a list one element is enough. Numbers compare as numbers, also where the device reports them as texts. At least one argument.",
+	Attrs: []*attrSchema{
+		{Name: "equals", Type: tScalar, Doc: "The value, a text or a number ($eq in Mender's filters)."},
+		{Name: "not", Type: tScalar, Doc: "What the value is not; a device without the attribute meets it, too ($ne)."},
+		{Name: "in", Type: tScalars, Check: notEmpty, Doc: "Values, of which it is one ($in)."},
+		{Name: "min", Type: tNumber, Doc: "The value is a number and at least this ($gte)."},
+		{Name: "max", Type: tNumber, Doc: "The value is a number and at most this ($lte)."},
+		{Name: "exists", Type: tBool, Doc: "Whether the device has the attribute at all ($exists)."},
+		{Name: "pattern", Type: tString, Check: checkPattern, Doc: "Regular expression that is found in the value: RE2 (no look-around, no back-references), at most 256 bytes; ^ and $ tie it to the ends ($regex)."},
+	},
+}
+
+var windowSchema = &blockSchema{
+	Kind: "window", Max: 1,
+	Doc: "When devices may begin; outside of it they get nothing new, and what has begun goes on. It has days, or from and to, or both.",
+	Attrs: []*attrSchema{
+		{Name: "days", Type: listOf(tString), Check: checkDays, Doc: "Days on which it begins: mon, tue, wed, thu, fri, sat, sun; by default all."},
+		{Name: "from", Type: tString, Check: checkFrom, Doc: "When it begins, such as \"22:00\"."},
+		{Name: "to", Type: tString, Check: checkTo, Doc: "When it ends, such as \"04:00\" or \"24:00\"; not after from, it is on the next day."},
+		{Name: "timezone", Type: tString, Check: checkZone, Default: cty.StringVal("UTC"), Doc: "Zone of these times in the IANA database, such as \"Europe/Berlin\"."},
 	},
 }
 

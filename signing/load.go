@@ -50,20 +50,38 @@ func LoadFile(path string, passphrase func() ([]byte, error)) (Signer, error) {
 		return nil, err
 	}
 	defer clear(data)
+	return load(path, data, passphrase)
+}
+
+// LoadVariable reads a private key in PEM form from the value of an environment variable of that name, as LoadFile does from
+// a file. No error quotes the value.
+func LoadVariable(name, value string, passphrase func() ([]byte, error)) (Signer, error) {
+	what := "in the environment variable " + name
+	switch {
+	case value == "":
+		return nil, &KeyError{Path: what, Reason: "the variable is not set, or empty", Advice: "set " + name + " to the PEM text of the key"}
+	case len(value) > maxKeyFile:
+		return nil, &KeyError{Path: what, Reason: fmt.Sprintf("the value is larger than %d KiB, which no key is", maxKeyFile>>10)}
+	}
+	return load(what, []byte(value), passphrase)
+}
+
+// load makes a signer of PEM text that was found at a place.
+func load(place string, data []byte, passphrase func() ([]byte, error)) (Signer, error) {
 	private, err := parsePrivate(data, passphrase)
 	if err != nil {
 		var ke *KeyError
 		if errors.As(err, &ke) {
-			ke.Path = path
+			ke.Path = place
 			return nil, ke
 		}
-		return nil, &KeyError{Path: path, Reason: err.Error(), Err: err}
+		return nil, &KeyError{Path: place, Reason: err.Error(), Err: err}
 	}
 	signer, err := newKeySigner(private)
 	if err != nil {
 		var ve *verify.KeyError
 		if errors.As(err, &ve) {
-			return nil, &KeyError{Path: path, Reason: ve.Reason, Advice: "make a suitable key with: twinkeel keys generate FILE", Err: err}
+			return nil, &KeyError{Path: place, Reason: ve.Reason, Advice: "make a suitable key with: twinkeel keys generate FILE", Err: err}
 		}
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/twinkeel/twinkeel/artifactfmt/payload"
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/signing"
 )
 
 // maxScript bounds a state script. They are shell scripts; a megabyte is a mistake.
@@ -46,9 +47,10 @@ func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress fu
 		spec.Software = contents.Software
 	}
 	var sidecars []Sidecar
+	var signer signing.Signer
 	if a.Signer != nil {
-		signer, err := OpenSigner(ctx, a.Signer)
-		if err != nil {
+		var err error
+		if signer, err = OpenSigner(ctx, a.Signer); err != nil {
 			return nil, err
 		}
 		spec.Signer = signer
@@ -71,7 +73,10 @@ func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress fu
 	if err != nil {
 		return nil, err
 	}
-	out.ArtifactName, out.DeviceTypes, out.SignerKeyID, out.Sidecars = info.Name, info.DeviceTypes, info.KeyID, sidecars
+	out.ArtifactName, out.DeviceTypes, out.Sidecars = info.Name, info.DeviceTypes, sidecars
+	if signer != nil {
+		out.signedBy(a.Signer, signer)
+	}
 	return out, nil
 }
 

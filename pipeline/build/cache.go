@@ -57,16 +57,18 @@ func (c *Cache) Dir() string { return c.dir }
 
 // Entry is what the cache knows of one action's output.
 type Entry struct {
-	FormatVersion int          `json:"format_version"`
-	Key           string       `json:"key"`
-	Address       string       `json:"address"` // of the action that made it
-	Kind          string       `json:"kind"`
-	ArtifactName  string       `json:"artifact_name,omitempty"`
-	DeviceTypes   []string     `json:"device_types,omitempty"`
-	SignerKeyID   string       `json:"signer_key_id,omitempty"`
-	Areas         []Area       `json:"areas,omitempty"`
-	Files         []CachedFile `json:"files"` // the output, then what is written beside it
-	Used          time.Time    `json:"-"`     // when it was last stored or taken
+	FormatVersion int      `json:"format_version"`
+	Key           string   `json:"key"`
+	Address       string   `json:"address"` // of the action that made it
+	Kind          string   `json:"kind"`
+	ArtifactName  string   `json:"artifact_name,omitempty"`
+	DeviceTypes   []string `json:"device_types,omitempty"`
+	SignerKeyID   string   `json:"signer_key_id,omitempty"`
+	// SignerPublicKey is the key as PEM text; entries of older releases have none.
+	SignerPublicKey string       `json:"signer_public_key,omitempty"`
+	Areas           []Area       `json:"areas,omitempty"`
+	Files           []CachedFile `json:"files"` // the output, then what is written beside it
+	Used            time.Time    `json:"-"`     // when it was last stored or taken
 }
 
 // CachedFile is one file of an entry.

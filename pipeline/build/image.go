@@ -271,6 +271,9 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", initial, err)
 	}
+	for name, value := range boot.ScriptVars { // none of those below, which planning refuses
+		vars[name] = value
+	}
 	vars[bootenv.VarBootPart] = strconv.Itoa(a)
 	vars[bootenv.VarBootPartHex] = strconv.FormatInt(int64(a), 16)
 	vars[bootenv.VarUpgradeAvailable] = "0"

@@ -91,7 +91,10 @@ func (r *runner) restored(a *pipeline.Action, e *Entry) *Output {
 	path := outputPath(a)
 	out := &Output{
 		Kind: string(a.Kind), Path: relativeTo(r.plan.Dir, path), Size: e.Files[0].Size, SHA256: e.Files[0].SHA256,
-		ArtifactName: e.ArtifactName, DeviceTypes: e.DeviceTypes, SignerKeyID: e.SignerKeyID, Areas: e.Areas,
+		ArtifactName: e.ArtifactName, DeviceTypes: e.DeviceTypes, SignerKeyID: e.SignerKeyID, SignerPublicKey: e.SignerPublicKey, Areas: e.Areas,
+	}
+	if a.Artifact != nil && a.Artifact.Signer != nil {
+		out.Signer = a.Artifact.Signer.Address
 	}
 	for _, f := range e.Files[1:] {
 		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, filepath.Join(filepath.Dir(path), f.Name)), f.SHA256})
@@ -116,7 +119,7 @@ func (r *runner) keep(ctx context.Context, s *Step, out *Output) {
 	}
 	err := r.cache.store(ctx, &Entry{
 		Key: s.cacheKey, Address: s.Action.Address, Kind: out.Kind,
-		ArtifactName: out.ArtifactName, DeviceTypes: out.DeviceTypes, SignerKeyID: out.SignerKeyID, Areas: out.Areas,
+		ArtifactName: out.ArtifactName, DeviceTypes: out.DeviceTypes, SignerKeyID: out.SignerKeyID, SignerPublicKey: out.SignerPublicKey, Areas: out.Areas,
 	}, files)
 	switch {
 	case err == nil:

@@ -20,7 +20,9 @@ func Connect(s *pipeline.Server) (*client.Client, error) {
 	if token == "" {
 		token = os.Getenv(tokenVariable)
 	}
-	return client.New(s.URL, token, client.Options{CACertificate: s.CACertificate})
+	return client.New(s.URL, token, client.Options{
+		CACertificate: s.CACertificate, ClientCertificate: s.ClientCertificate, ClientKey: s.ClientKey,
+	})
 }
 
 // Pushed says what became of one artifact.
@@ -174,11 +176,21 @@ func (e *abortedError) Hint() string { return "release again under a new artifac
 
 func newDeployment(r *pipeline.Rollout, release string) menderapi.NewDeployment {
 	threshold := r.FailureThreshold
-	policy := &menderapi.Policy{Groups: r.Groups, FailureThreshold: &threshold, OnFailure: r.OnFailure}
+	policy := &menderapi.Policy{
+		Groups: r.Groups, ExcludeGroups: r.ExcludeGroups, FailureThreshold: &threshold, OnFailure: r.OnFailure,
+		ExpiresSeconds: int64(r.Expires.Seconds()),
+	}
+	for _, m := range r.Match {
+		policy.Filter = append(policy.Filter, menderapi.Predicate(m))
+	}
+	if r.Window != nil {
+		w := menderapi.Window(*r.Window)
+		policy.Window = &w
+	}
 	for _, p := range r.Phases {
 		policy.Phases = append(policy.Phases, menderapi.Phase{
 			Name: p.Name, Percent: p.Percent, Count: p.Count, Groups: p.Groups,
-			SoakSeconds: int64(p.Soak.Seconds()), FailureThreshold: p.FailureThreshold,
+			SoakSeconds: int64(p.Soak.Seconds()), FailureThreshold: p.FailureThreshold, Approval: p.Approval,
 		})
 	}
 	return menderapi.NewDeployment{

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/twinkeel/twinkeel/internal/durable"
+	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/signing"
 )
 
 // RecordFile is the record's name in the output directory.
@@ -31,6 +33,9 @@ type Output struct {
 	ArtifactName string   `json:"artifact_name,omitempty"`
 	DeviceTypes  []string `json:"device_types,omitempty"`
 	SignerKeyID  string   `json:"signer_key_id,omitempty"`
+	// Signer is the address of the block that signed, and SignerPublicKey its key as PEM text.
+	Signer          string `json:"signer,omitempty"`
+	SignerPublicKey string `json:"signer_public_key,omitempty"`
 	// Sidecars are what was written beside an artifact, the other forms of an image, and further outputs of a source.
 	Sidecars []Sidecar `json:"sidecars,omitempty"`
 	Areas    []Area    `json:"areas,omitempty"` // of an image: what fills its partitions and reserves
@@ -47,6 +52,11 @@ type Area struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
+}
+
+// signedBy notes who signed an output.
+func (o *Output) signedBy(s *pipeline.Signer, key signing.Signer) {
+	o.Signer, o.SignerKeyID, o.SignerPublicKey = s.Address, key.KeyID(), string(signing.MarshalPublic(key.Public()))
 }
 
 const recordVersion = 1

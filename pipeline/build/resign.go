@@ -57,7 +57,8 @@ func (r *runner) resign(ctx context.Context, a *pipeline.Artifact) (*Output, err
 	if err != nil {
 		return nil, err
 	}
-	out.ArtifactName, out.DeviceTypes, out.SignerKeyID, out.Sidecars = a.Name, last.DeviceTypes, signer.KeyID(), last.Sidecars
+	out.ArtifactName, out.DeviceTypes, out.Sidecars = a.Name, last.DeviceTypes, last.Sidecars
+	out.signedBy(a.Signer, signer)
 	return out, nil
 }
 

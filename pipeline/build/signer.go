@@ -29,7 +29,7 @@ func OpenSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error)
 func openSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error) {
 	switch s.Kind {
 	case "file":
-		return signing.LoadFile(s.PrivateKey, func() ([]byte, error) {
+		passphrase := func() ([]byte, error) {
 			if s.Passphrase != "" {
 				return []byte(string(s.Passphrase)), nil
 			}
@@ -37,7 +37,11 @@ func openSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error)
 				return []byte(p), nil
 			}
 			return nil, &noPassphraseError{s}
-		})
+		}
+		if s.PrivateKeyEnv != "" {
+			return signing.LoadVariable(s.PrivateKeyEnv, os.Getenv(s.PrivateKeyEnv), passphrase)
+		}
+		return signing.LoadFile(s.PrivateKey, passphrase)
 	case "kms":
 		return signing.Open(ctx, s.URI, signing.Options{})
 	case "pkcs11":

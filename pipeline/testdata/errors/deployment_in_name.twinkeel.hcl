@@ -1,0 +1,47 @@
+server "s" { url = "https://ota.example.com" }
+layout "ab" {
+  reserve "env" {
+    offset = "1MiB"
+    size   = "128KiB"
+  }
+  partition "data" {
+    size       = "16MiB"
+    filesystem = "ext4"
+    mount      = "/data"
+  }
+  slots "rootfs" {
+    size       = "64MiB"
+    filesystem = "ext4"
+  }
+}
+device_type "d" {
+  architecture = "arm64"
+  layout       = layout.ab
+  bootloader "u-boot" { environment = "env" }
+}
+artifact "os" {
+  name         = "os-1"
+  provides     = { before = rollout.other.status } # ERROR: Value known only after the build
+  device_types = [device_type.d]
+  payload "rootfs-image" { file = "good.ext4" }
+}
+rollout "r" {
+  server    = server.s
+  artifacts = [artifact.os]
+  phase "all" { percent = 100 }
+}
+rollout "other" {
+  server    = server.s
+  artifacts = [artifact.app]
+  phase "all" { percent = 100 }
+}
+artifact "app" {
+  name         = "app-1"
+  device_types = [device_type.d]
+  payload "app" {
+    directory   = "tree"
+    image_files = ["good.ext4"]
+    project     = "app"
+    platform    = "linux/arm64"
+  }
+}

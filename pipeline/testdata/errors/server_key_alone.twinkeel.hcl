@@ -1,0 +1,4 @@
+server "s" {
+  url        = "https://ota.example.com"
+  client_key = "ci.key" # ERROR: Missing argument
+}

@@ -1,0 +1,1 @@
+signer "file" "k" {} # ERROR: Missing argument
