@@ -108,10 +108,8 @@ func (a *app) carryOut(ctx context.Context, o applyOptions, plan *pipeline.Plan,
 	}
 	t := count(steps)
 	if t.toMake() == 0 && t.start == 0 {
-		if a.global.json {
-			if err := a.printJSON(applied{map[string]*build.Output{}, []*build.Started{}}); err != nil {
-				return err
-			}
+		if _, err := a.asJSON(applied{map[string]*build.Output{}, []*build.Started{}}); err != nil {
+			return err
 		}
 		return &exitError{code: exitNothing}
 	}
@@ -139,8 +137,8 @@ func (a *app) carryOut(ctx context.Context, o applyOptions, plan *pipeline.Plan,
 		}
 		started = append(started, one)
 	}
-	if a.global.json {
-		return a.printJSON(applied{record.Outputs, notNil(started)})
+	if done, err := a.asJSON(applied{record.Outputs, notNil(started)}); done {
+		return err
 	}
 	if err := a.printOutputs(record, steps); err != nil {
 		return err

@@ -131,8 +131,8 @@ func (a *app) runArtifactVerify(ctx context.Context, o verifyOptions, name strin
 			return &exitError{exitVerify, err}
 		}
 	}
-	if a.global.json {
-		return a.printJSON(result)
+	if done, err := a.asJSON(result); done {
+		return err
 	}
 	a.printVerified(result)
 	return nil
@@ -235,8 +235,8 @@ func withoutOperation(err error) error {
 }
 
 func (a *app) printInfo(info *artifactfmt.Info) error {
-	if a.global.json {
-		return a.printJSON(info)
+	if done, err := a.asJSON(info); done {
+		return err
 	}
 	t := table{}
 	t.add("name", info.Name)

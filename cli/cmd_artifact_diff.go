@@ -67,9 +67,8 @@ func (a *app) runArtifactDiff(ctx context.Context, o diffOptions, old, new strin
 		}
 		differences = append(differences, more...)
 	}
-	if a.global.json {
-		err = a.printJSON(notNil(differences))
-	} else {
+	done, err := a.asJSON(notNil(differences))
+	if !done {
 		a.printDifferences(differences)
 	}
 	if err == nil && o.exitCode && len(differences) > 0 {

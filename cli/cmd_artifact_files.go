@@ -62,8 +62,8 @@ func (a *app) runArtifactExtract(ctx context.Context, name, dir string) error {
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(map[string][]string{"files": files})
+	if done, err := a.asJSON(map[string][]string{"files": files}); done {
+		return err
 	}
 	for _, f := range files {
 		a.printf("%s\n", f)
@@ -240,8 +240,8 @@ func (a *app) runArtifactLs(ctx context.Context, name string) error {
 	for _, f := range r.Info().Files {
 		entries = append(entries, listed{Path: "files/" + f.Name, Type: "file", Size: f.Size, SHA256: f.SHA256})
 	}
-	if a.global.json {
-		return a.printJSON(entries)
+	if done, err := a.asJSON(entries); done {
+		return err
 	}
 	for _, e := range entries {
 		a.printf("%s\n", printable(e.Path))
@@ -299,8 +299,8 @@ func (a *app) listInside(ctx context.Context, name string, inside fs.FS, dir str
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(entries)
+	if done, err := a.asJSON(entries); done {
+		return err
 	}
 	t := table{}
 	for _, e := range entries {

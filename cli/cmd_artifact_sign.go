@@ -171,8 +171,8 @@ func (a *app) printDigest(name string, whole bool) error {
 	}
 	sum := sha256.Sum256(signed.Manifest)
 	digest := hex.EncodeToString(sum[:])
-	if a.global.json {
-		return a.printJSON(map[string]string{"artifact": signed.Info.Name, "algorithm": "sha256", "digest": digest})
+	if done, err := a.asJSON(map[string]string{"artifact": signed.Info.Name, "algorithm": "sha256", "digest": digest}); done {
+		return err
 	}
 	a.printf("%s\n", digest)
 	return nil
@@ -196,8 +196,8 @@ func (a *app) signDigest(ctx context.Context, signer signing.Signer, text string
 
 func (a *app) printSignature(signer signing.Signer, signature []byte) error {
 	text := base64.StdEncoding.EncodeToString(signature)
-	if a.global.json {
-		return a.printJSON(map[string]string{"key_id": signer.KeyID(), "signature": text})
+	if done, err := a.asJSON(map[string]string{"key_id": signer.KeyID(), "signature": text}); done {
+		return err
 	}
 	a.printf("%s\n", text)
 	return nil
@@ -222,8 +222,8 @@ func (a *app) signDetached(ctx context.Context, signer signing.Signer, name, to 
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(map[string]string{"key_id": signer.KeyID(), "path": to})
+	if done, err := a.asJSON(map[string]string{"key_id": signer.KeyID(), "path": to}); done {
+		return err
 	}
 	a.printf("%s: signature by key %s\n", to, signer.KeyID()[:16])
 	return nil

@@ -425,12 +425,12 @@ func (a *app) printWritten(path string, info *artifactfmt.Info) error {
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(struct {
-			Path string `json:"path"`
-			Size int64  `json:"size"`
-			*artifactfmt.Info
-		}{path, file.Size(), info})
+	if done, err := a.asJSON(struct {
+		Path string `json:"path"`
+		Size int64  `json:"size"`
+		*artifactfmt.Info
+	}{path, file.Size(), info}); done {
+		return err
 	}
 	signed := a.ui.out.yellow("unsigned")
 	if info.Signed {

@@ -130,11 +130,11 @@ func (a *app) printOutputs(record *build.Record, steps []*build.Step) error {
 			outputs[s.Action.Address] = out
 		}
 	}
-	if a.global.json {
-		return a.printJSON(struct {
-			build.Record
-			Sources map[string]*build.Output `json:"sources,omitempty"` // those that were asked for
-		}{build.Record{FormatVersion: record.FormatVersion, Outputs: outputs}, sources})
+	if done, err := a.asJSON(struct {
+		build.Record
+		Sources map[string]*build.Output `json:"sources,omitempty"` // those that were asked for
+	}{build.Record{FormatVersion: record.FormatVersion, Outputs: outputs}, sources}); done {
+		return err
 	}
 	t := table{}
 	for _, s := range steps {

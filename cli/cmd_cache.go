@@ -77,12 +77,12 @@ func (a *app) runCacheList() error {
 	for _, d := range damaged {
 		a.warnf("%v", d)
 	}
-	if a.global.json {
-		list := []listedEntry{}
-		for _, e := range entries {
-			list = append(list, listedEntry{e, e.Size(), e.Used.UTC()})
-		}
-		return a.printJSON(list)
+	list := []listedEntry{}
+	for _, e := range entries {
+		list = append(list, listedEntry{e, e.Size(), e.Used.UTC()})
+	}
+	if done, err := a.asJSON(list); done {
+		return err
 	}
 	t := table{}
 	for _, e := range entries {
@@ -128,9 +128,8 @@ func (a *app) runCacheVerify(ctx context.Context, repair bool) error {
 	for _, d := range damaged {
 		result.Damaged = append(result.Damaged, damagedInResult{d.Key, d.Address, d.Reason})
 	}
-	if a.global.json {
-		err = a.printJSON(result)
-	} else {
+	done, err := a.asJSON(result)
+	if !done {
 		for _, d := range damaged {
 			a.printf("DAMAGED %s %s %s\n", d.Key[:12], printable(d.Address), printable(d.Reason))
 		}
@@ -185,8 +184,8 @@ func (a *app) runCachePrune(ctx context.Context, o cachePruneOptions) error {
 	if err != nil {
 		return fmt.Errorf("pruning %s: %w", relative(cache.Dir()), err)
 	}
-	if a.global.json {
-		return a.printJSON(p)
+	if done, err := a.asJSON(p); done {
+		return err
 	}
 	a.printf("removed %s, %s; left %s, %s\n", entriesText(p.Removed), size(p.Freed), entriesText(p.Left), size(p.Size))
 	return nil

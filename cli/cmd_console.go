@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -136,13 +135,9 @@ func (s *consoleSession) eval(ctx context.Context, expr string) error {
 		s.failed = true
 		return nil
 	}
-	if a.global.json {
-		line, err := json.Marshal(shown)
-		if err != nil {
-			return err
-		}
-		a.printf("%s\n", line)
-	} else {
+	if done, err := a.asJSONLine(shown); err != nil {
+		return err
+	} else if !done {
 		a.printf("%s\n", printable(shown.Text))
 	}
 	a.stdout.flush()

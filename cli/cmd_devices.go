@@ -57,8 +57,8 @@ func (a *app) runDevicesList(ctx context.Context, o serverOptions, status string
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(notNil(devices))
+	if done, err := a.asJSON(notNil(devices)); done {
+		return err
 	}
 	t := table{}
 	t.add("ID", "STATUS", "IDENTITY", "KEY")
@@ -150,10 +150,8 @@ func (a *app) runDevicesSet(ctx context.Context, o serverOptions, ids []string, 
 		changed = append(changed, changedDevice{d.ID, status})
 		a.notef("%s %s %s\n", status, printable(d.ID), a.ui.err.dim(printable(identityText(d.IdentityData))))
 	}
-	if a.global.json {
-		if err := a.printJSON(changed); err != nil {
-			return err
-		}
+	if _, err := a.asJSON(changed); err != nil {
+		return err
 	}
 	if len(changed) == 0 {
 		return &exitError{code: exitNothing}

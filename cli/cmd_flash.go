@@ -426,6 +426,9 @@ func (a *app) flashDone(ctx context.Context, o flashOptions, img *flash.Image, d
 		t.add(rec.Device, outcomeText(rec), "serial "+shownSerial(disks[i]), size(r.Written)+" written", size(r.Zeroed)+" zeroed",
 			size(r.Skipped)+" skipped", fmt.Sprintf("%.1f s", rec.Seconds), "sha256:"+img.SHA256)
 	}
+	if a.jsonInto != nil {
+		_, _ = a.jsonInto.Write(lines) // its error is kept, and said when the command ends
+	}
 	if a.global.json {
 		a.printf("%s", lines)
 	} else {

@@ -74,10 +74,8 @@ func (a *app) runFmt(o fmtOptions, args []string) error {
 			}
 		}
 	}
-	if a.global.json {
-		if err := a.printJSON(map[string][]string{"changed": changed}); err != nil {
-			return err
-		}
+	if _, err := a.asJSON(map[string][]string{"changed": changed}); err != nil {
+		return err
 	}
 	if o.check && len(changed) > 0 {
 		return &exitError{code: exitVerify}

@@ -28,11 +28,11 @@ func (a *app) runFunctions(args []string) error {
 	if len(args) > 0 {
 		return a.printFunction(all, args[0])
 	}
-	if a.global.json {
-		return a.printJSON(struct {
-			FormatVersion string                  `json:"format_version"`
-			Functions     []pipeline.FunctionInfo `json:"functions"`
-		}{"1.0", all})
+	if done, err := a.asJSON(struct {
+		FormatVersion string                  `json:"format_version"`
+		Functions     []pipeline.FunctionInfo `json:"functions"`
+	}{"1.0", all}); done {
+		return err
 	}
 	group := ""
 	for _, f := range all {
@@ -58,8 +58,8 @@ func (a *app) printFunction(all []pipeline.FunctionInfo, name string) error {
 		return &usageError{&hintedError{fmt.Sprintf("there is no function %q", name), "twinkeel functions"}}
 	}
 	f := all[i]
-	if a.global.json {
-		return a.printJSON(f)
+	if done, err := a.asJSON(f); done {
+		return err
 	}
 	a.printf("%s\n", a.ui.out.bold(f.Signature))
 	a.printText("  ", plainText(f.Description)+".")

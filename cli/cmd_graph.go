@@ -40,14 +40,18 @@ func (a *app) runGraph(ctx context.Context, o graphOptions, targets []string) er
 	if err != nil {
 		return err
 	}
-	switch {
-	case a.global.json || o.format == "json":
-		return a.printJSON(struct {
-			FormatVersion string `json:"format_version"`
-			Type          string `json:"type"`
-			*pipeline.Graph
-		}{"1.0", o.kind, g})
-	case o.format == "mermaid":
+	document := struct {
+		FormatVersion string `json:"format_version"`
+		Type          string `json:"type"`
+		*pipeline.Graph
+	}{"1.0", o.kind, g}
+	if done, err := a.asJSON(document); done {
+		return err
+	}
+	switch o.format {
+	case "json":
+		return a.printJSON(document)
+	case "mermaid":
 		a.printf("%s", printable(g.Mermaid()))
 	default:
 		a.printf("%s", printable(g.DOT()))

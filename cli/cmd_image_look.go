@@ -113,8 +113,8 @@ func (a *app) runImageMap(ctx context.Context, o imageMapOptions, name string) e
 		}
 		return a.writeOrStdoutText(o.svg, m.SVG)
 	}
-	if a.global.json {
-		return a.printJSON(shownMap{m, notNil(inspect.Gaps(m)), notNil(use)})
+	if done, err := a.asJSON(shownMap{m, notNil(inspect.Gaps(m)), notNil(use)}); done {
+		return err
 	}
 	width := o.width
 	if width == 0 {
@@ -273,8 +273,8 @@ func (a *app) runImageLs(ctx context.Context, name string) error {
 		}
 	}
 	slices.SortFunc(list, func(a, b listedPartition) int { return a.Number - b.Number })
-	if a.global.json {
-		return a.printJSON(list)
+	if done, err := a.asJSON(list); done {
+		return err
 	}
 	t := table{}
 	for _, p := range list {
@@ -428,8 +428,8 @@ func (a *app) runImageExtract(ctx context.Context, name, where, to string) error
 			return err
 		}
 	}
-	if a.global.json {
-		return a.printJSON(result)
+	if done, err := a.asJSON(result); done {
+		return err
 	}
 	a.printf("%s: %s, %s\n", to, plural(result.Files, "file"), size(result.Size))
 	return nil
@@ -482,10 +482,8 @@ func (a *app) runImageDiff(ctx context.Context, o imageDiffOptions, old, new str
 		}
 		differences = append(differences, more...)
 	}
-	var err error
-	if a.global.json {
-		err = a.printJSON(notNil(differences))
-	} else {
+	done, err := a.asJSON(notNil(differences))
+	if !done {
 		a.printDifferences(differences)
 	}
 	if err == nil && o.exitCode && len(differences) > 0 {

@@ -103,9 +103,8 @@ func (a *app) runImageVerify(ctx context.Context, o imageVerifyOptions, name str
 		return err
 	}
 	report.Findings = append(report.Findings, digests...)
-	if a.global.json {
-		err = a.printJSON(report)
-	} else {
+	done, err := a.asJSON(report)
+	if !done {
 		a.printReport(report)
 	}
 	if err == nil && (inspect.Wrong(report.Findings) || o.strict && len(report.Findings) > 0) {

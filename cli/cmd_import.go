@@ -110,8 +110,8 @@ func (a *app) runImportWks(o importWksOptions, file string) error {
 			return err
 		}
 	}
-	if a.global.json {
-		return a.printJSON(imported{File: o.out, Text: in.Text, Notes: notes})
+	if done, err := a.asJSON(imported{File: o.out, Text: in.Text, Notes: notes}); done {
+		return err
 	}
 	if len(in.Diags) > 0 {
 		a.reportDiagnostics(in.Diags, files)

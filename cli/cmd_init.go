@@ -122,10 +122,10 @@ func (a *app) runInit(ctx context.Context, o initOptions, args []string) error {
 	default:
 		result.Written = append(result.Written, relative(ignore))
 	}
-	if !a.global.json {
-		a.printInit(o, dir, &result)
-	} else if err := a.printJSON(result); err != nil {
+	if done, err := a.asJSON(result); err != nil {
 		return err
+	} else if !done {
+		a.printInit(o, dir, &result)
 	}
 	return a.checkDraft(ctx, o, dir)
 }

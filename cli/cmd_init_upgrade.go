@@ -65,8 +65,8 @@ func (a *app) runUpgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(result)
+	if done, err := a.asJSON(result); done {
+		return err
 	}
 	if len(locked) == 0 {
 		a.notef("Every http source says itself what its file must be; there is nothing to lock.\n")

@@ -60,11 +60,11 @@ func (a *app) runInspect(ctx context.Context, o inspectOptions, targets []string
 	if err := a.check(p, diags); err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(struct {
-			FormatVersion string               `json:"format_version"`
-			Values        []pipeline.Inspected `json:"values"`
-		}{"1.0", found})
+	if done, err := a.asJSON(struct {
+		FormatVersion string               `json:"format_version"`
+		Values        []pipeline.Inspected `json:"values"`
+	}{"1.0", found}); done {
+		return err
 	}
 	s := a.ui.out
 	for _, one := range found {

@@ -86,8 +86,8 @@ func (a *app) runKeysShow(ctx context.Context, refs []string, idOnly bool) error
 	for i, k := range keys {
 		shown[i] = shownKey{KeyID: k.ID, Algorithm: k.Algorithm, PublicKey: string(signing.MarshalPublic(k.Public))}
 	}
-	if a.global.json {
-		return a.printJSON(shown)
+	if done, err := a.asJSON(shown); done {
+		return err
 	}
 	for _, k := range shown {
 		if idOnly {
@@ -137,8 +137,8 @@ func (a *app) runKeysGenerate(path, algorithm string) error {
 	if err := signing.WriteKeyPair(files.PrivateKey, files.PublicKey, private, public); err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(files)
+	if done, err := a.asJSON(files); done {
+		return err
 	}
 	t := table{}
 	t.add("private key", files.PrivateKey, "keep it secret")

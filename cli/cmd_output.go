@@ -107,12 +107,12 @@ func lastBuild(p *pipeline.Pipeline) (map[string]pipeline.BuiltFile, error) {
 }
 
 func (a *app) printAllOutputs(outputs []pipeline.Output) error {
-	if a.global.json {
-		all := map[string]pipeline.Output{}
-		for _, out := range outputs {
-			all[out.Name] = out
-		}
-		return a.printJSON(all)
+	all := map[string]pipeline.Output{}
+	for _, out := range outputs {
+		all[out.Name] = out
+	}
+	if done, err := a.asJSON(all); done {
+		return err
 	}
 	for _, out := range outputs {
 		a.printf("%s = %s\n", a.ui.out.bold(out.Name), outputText(out))

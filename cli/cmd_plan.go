@@ -99,8 +99,8 @@ func (a *app) noteServers(plan *pipeline.Plan, states map[string]*build.ServerSt
 }
 
 func (a *app) showPlan(plan *pipeline.Plan, steps []*build.Step) error {
-	if a.global.json {
-		return a.printJSON(planJSON(plan, steps))
+	if done, err := a.asJSON(planJSON(plan, steps)); done {
+		return err
 	}
 	a.printPlan(steps)
 	return a.printImageMaps(plan)

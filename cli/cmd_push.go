@@ -40,8 +40,8 @@ func (a *app) runPush(ctx context.Context, o serverOptions, targets []string) er
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(notNil(pushed))
+	if done, err := a.asJSON(notNil(pushed)); done {
+		return err
 	}
 	t := table{}
 	for _, x := range pushed {

@@ -75,8 +75,8 @@ func (a *app) runRolloutStart(ctx context.Context, targets []string) error {
 }
 
 func (a *app) printStarted(started []*build.Started) error {
-	if a.global.json {
-		return a.printJSON(started)
+	if done, err := a.asJSON(started); done {
+		return err
 	}
 	t := table{}
 	for _, s := range started {
@@ -136,10 +136,8 @@ func (a *app) runRolloutStatus(ctx context.Context, o statusOptions, targets []s
 		}
 		all = append(all, s)
 	}
-	if a.global.json {
-		if err := a.printJSON(all); err != nil {
-			return err
-		}
+	if _, err := a.asJSON(all); err != nil {
+		return err
 	}
 	if o.wait {
 		for _, s := range all {
@@ -412,8 +410,8 @@ func (a *app) changeRollouts(ctx context.Context, targets []string, change func(
 		changed = append(changed, rolloutChange{r.Address, d.ArtifactName, d.ID, d.State()})
 		a.notef("%s %s is %s\n", r.Address, printable(d.ArtifactName), became)
 	}
-	if a.global.json {
-		return a.printJSON(changed)
+	if done, err := a.asJSON(changed); done {
+		return err
 	}
 	return nil
 }

@@ -45,18 +45,18 @@ func (a *app) runSchema(o schemaOptions, args []string) error {
 		if i < 0 {
 			return &usageError{&hintedError{fmt.Sprintf("there is no block %q", args[0]), "twinkeel schema"}}
 		}
-		if a.global.json {
-			return a.printJSON(kinds[i])
+		if done, err := a.asJSON(kinds[i]); done {
+			return err
 		}
 		a.printKind(kinds[i], "")
 		return nil
 	}
-	if a.global.json {
-		return a.printJSON(struct {
-			FormatVersion string              `json:"format_version"`
-			Blocks        []pipeline.KindInfo `json:"blocks"`
-			TestBlocks    []pipeline.KindInfo `json:"test_blocks"` // of *.twinkeeltest.hcl
-		}{"1.0", kinds, tests})
+	if done, err := a.asJSON(struct {
+		FormatVersion string              `json:"format_version"`
+		Blocks        []pipeline.KindInfo `json:"blocks"`
+		TestBlocks    []pipeline.KindInfo `json:"test_blocks"` // of *.twinkeeltest.hcl
+	}{"1.0", kinds, tests}); done {
+		return err
 	}
 	t := table{}
 	for _, k := range slices.Concat(kinds, tests) {

@@ -190,8 +190,8 @@ func (a *app) runUserAdd(ctx context.Context, data, email string) error {
 		return err
 	}
 	a.notef("added %s\n", email)
-	if a.global.json {
-		return a.printJSON(map[string]string{"email": email})
+	if done, err := a.asJSON(map[string]string{"email": email}); done {
+		return err
 	}
 	return nil
 }
@@ -227,8 +227,8 @@ func (a *app) runTokenCreate(ctx context.Context, data, name string, expires tim
 	if err != nil {
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(map[string]string{"name": name, "token": token})
+	if done, err := a.asJSON(map[string]string{"name": name, "token": token}); done {
+		return err
 	}
 	a.printf("%s\n", token)
 	return nil

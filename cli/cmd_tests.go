@@ -78,11 +78,9 @@ func (a *app) runTest(ctx context.Context, o testOptions) error {
 			return err
 		}
 	}
-	if a.global.json {
-		if err := a.printJSON(testsJSON(results, tests.Files())); err != nil {
-			return err
-		}
-	} else {
+	if done, err := a.asJSON(testsJSON(results, tests.Files())); err != nil {
+		return err
+	} else if !done {
 		a.printf("\n%s\n", sum.paint(a.ui.out))
 	}
 	switch {

@@ -44,10 +44,11 @@ func (a *app) runValidate() error {
 		files = p.Files()
 		diags = append(diags, p.Validate()...)
 	}
-	if a.global.json {
-		_, _ = a.stdout.Write(diag.JSON(diags, files))
-	} else {
-		a.reportDiagnostics(diags, files)
+	a.strict(diags)
+	if done, err := a.asJSON(diag.NewReport(diags, files)); err != nil {
+		return err
+	} else if !done {
+		a.printDiagnostics(diags, files)
 		if !diags.HasErrors() {
 			a.printf("%s The pipeline is valid.\n", a.ui.out.green("Success!"))
 		}

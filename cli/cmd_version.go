@@ -14,10 +14,10 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
-			if a.global.json {
-				return a.printJSON(map[string]string{
-					"version": version.Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
-				})
+			if done, err := a.asJSON(map[string]string{
+				"version": version.Version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
+			}); done {
+				return err
 			}
 			a.printf("twinkeel %s\n", version.Version)
 			return nil

@@ -173,6 +173,8 @@ var environment = []struct{ name, text string }{
 	{"TWINKEEL_PKCS11_MODULE", "PKCS #11 library of URIs that name none"},
 	{"TWINKEEL_PKCS11_HELPER", "path of twinkeel-pkcs11, when it is neither beside twinkeel nor in PATH"},
 	{"TWINKEEL_CACHE_DIR", "directory of the cache; .twinkeel/cache in the pipeline's directory without"},
+	{"TWINKEEL_LOG", "log what is done from this level on: debug, info, warn or error; --log-level wins"},
+	{"TWINKEEL_LOG_PATH", "file that the log is appended to, in the place of stderr"},
 	{"TWINKEEL_CACHE_MAX_SIZE", "what the cache may take on the disk, such as 5GiB; 0 for no bound"},
 	{"PATH", "where programs are found; the commands of exec sources see it, too"},
 	{"HOME", "the commands of exec sources see it"},

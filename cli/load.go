@@ -22,6 +22,7 @@ func (a *app) load() (*pipeline.Pipeline, error) {
 	p, diags := pipeline.Load(a.loadOptions())
 	if p != nil {
 		a.hide(p)
+		a.logPipeline(p)
 	}
 	return p, a.check(p, diags)
 }
@@ -34,8 +35,9 @@ func (a *app) hide(p *pipeline.Pipeline) {
 			secrets = append(secrets, value)
 		}
 	}
-	a.stdout.hide(secrets)
-	a.stderr.hide(secrets)
+	for _, w := range a.streams() {
+		w.hide(secrets)
+	}
 }
 
 // plan loads the pipeline and plans the targets, or everything.
@@ -61,11 +63,22 @@ func (a *app) check(p *pipeline.Pipeline, diags hcl.Diagnostics) error {
 	if p != nil {
 		files = p.Files()
 	}
+	a.strict(diags)
 	if diags.HasErrors() {
 		return &diagnosticsError{diags, files}
 	}
 	a.reportDiagnostics(diags, files)
 	return nil
+}
+
+// strict makes errors of warnings, where --warnings-as-errors wants it.
+func (a *app) strict(diags hcl.Diagnostics) {
+	if !a.global.warningsAsErrors {
+		return
+	}
+	for _, d := range diags {
+		d.Severity = hcl.DiagError
+	}
 }
 
 // decide plans the targets, or everything, and says what is to be done about those of the given kinds and what they
@@ -76,6 +89,7 @@ func (a *app) decide(ctx context.Context, targets []string, force bool, kinds ..
 		return nil, nil, err
 	}
 	steps, err := build.Decide(ctx, plan, force)
+	a.logSteps(steps)
 	return plan, steps, err
 }
 

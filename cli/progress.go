@@ -20,11 +20,17 @@ type progress interface {
 }
 
 func (a *app) newProgress(ctx context.Context) progress {
+	return loggedProgress{a.chosenProgress(ctx), a}
+}
+
+func (a *app) chosenProgress(ctx context.Context) progress {
 	switch a.ui.progress {
 	case "tty":
 		return newBars(ctx, a)
 	case "quiet":
 		return quiet{}
+	case "json":
+		return &jsonLines{app: a, started: map[string]time.Time{}, last: map[string]time.Time{}}
 	}
 	return &plainLines{app: a, started: map[string]time.Time{}, beat: map[string]time.Time{}}
 }
@@ -103,6 +109,57 @@ func rate(bytes int64, took time.Duration) string {
 	}
 	return size(int64(float64(bytes)/took.Seconds())) + "/s"
 }
+
+// jsonLines is for programs: a line of JSON for each event, on stderr, at most one a second for the progress of an action.
+type jsonLines struct {
+	app     *app
+	mu      sync.Mutex
+	started map[string]time.Time
+	last    map[string]time.Time
+}
+
+// progressLine is such a line.
+type progressLine struct {
+	Type    string   `json:"type"` // "progress"
+	Address string   `json:"address"`
+	State   string   `json:"state"`
+	Doing   string   `json:"doing,omitempty"`
+	Done    int64    `json:"done"`
+	Total   int64    `json:"total,omitempty"`   // 0: not known
+	Seconds *float64 `json:"seconds,omitempty"` // since it started
+	Detail  string   `json:"detail,omitempty"`
+	Error   string   `json:"error,omitempty"`
+}
+
+var stateNames = map[build.State]string{
+	build.StateStarted: "started", build.StateProgress: "progress", build.StateDone: "done", build.StateCached: "cached",
+	build.StateFailed: "failed", build.StateOutput: "output",
+}
+
+func (p *jsonLines) event(e build.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	line := progressLine{Type: "progress", Address: e.Address, State: stateNames[e.State], Doing: e.Doing, Done: e.Done, Total: max(e.Total, 0), Detail: e.Detail}
+	switch e.State {
+	case build.StateStarted:
+		p.started[e.Address], p.last[e.Address] = now, now
+	case build.StateProgress:
+		if now.Sub(p.last[e.Address]) < time.Second {
+			return
+		}
+		p.last[e.Address] = now
+	case build.StateFailed:
+		line.Error = fmt.Sprint(e.Err)
+	}
+	if began, known := p.started[e.Address]; known {
+		took := now.Sub(began).Seconds()
+		line.Seconds = &took
+	}
+	_ = writeJSON(p.app.stderr, line, false)
+}
+
+func (p *jsonLines) close() {}
 
 // bars is for terminals: one bar per action, with rate and time left.
 type bars struct {

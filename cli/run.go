@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,6 +27,7 @@ func Run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	root := app.rootCommand()
 	args = longFlags(root, args)
 	root.SetArgs(args)
+	began := time.Now()
 	err := root.ExecuteContext(ctx)
 	if isUsage(err) && slices.Contains(args, "--json") {
 		app.global.json = true // the flags may not have been read as far as that
@@ -34,8 +37,14 @@ func Run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		err = fmt.Errorf("writing the result: %w", app.stdout.err)
 	}
 	app.reportError(ctx, err)
+	if lost := app.closeJSONFile(); lost != nil {
+		app.reportError(ctx, lost)
+		err = errors.Join(err, lost)
+	}
+	code := exitCode(ctx, err)
+	app.closeLog(ctx, code, began, err)
 	app.stderr.flush()
-	return exitCode(ctx, err)
+	return code
 }
 
 // app is what every command has: the streams, the environment and the global flags.
@@ -46,6 +55,10 @@ type app struct {
 	stderr *redactedWriter
 	ui     ui
 
+	jsonInto *jsonFile    // of --json-into; nil: none
+	log      *slog.Logger // never nil
+	logFile  *logFile     // of TWINKEEL_LOG_PATH; nil: none
+
 	global globalOptions
 }
 
@@ -53,8 +66,12 @@ type globalOptions struct {
 	dir      string
 	vars     []pipeline.VarArg
 	json     bool
+	jsonInto string
 	color    string
 	progress string
+	logLevel string
+
+	warningsAsErrors bool
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -91,7 +108,10 @@ The main job:
 	flags.Var(&varFlag{&a.global.vars, true}, "var-file", "`file` with values of variables (may be repeated)")
 	flags.BoolVar(&a.global.json, "json", false, "print results and errors as JSON")
 	flags.StringVar(&a.global.color, "color", "auto", "colours: auto, always or never")
-	flags.StringVar(&a.global.progress, "progress", "auto", "progress: auto, tty, plain or quiet")
+	flags.StringVar(&a.global.jsonInto, "json-into", "", "also write what --json would print to a `file`")
+	flags.StringVar(&a.global.progress, "progress", "auto", "progress: auto, tty, plain, json (lines of JSON) or quiet")
+	flags.StringVar(&a.global.logLevel, "log-level", "", "log what is done, for those who search a fault, from this `level` on: debug, info, warn or error")
+	flags.BoolVar(&a.global.warningsAsErrors, "warnings-as-errors", false, "take warnings about the pipeline as errors")
 	root.AddGroup(&cobra.Group{ID: groupMain, Title: "The way of a release:"},
 		&cobra.Group{ID: groupInside, Title: "Looking into a pipeline:"},
 		&cobra.Group{ID: groupLook, Title: "Files and keys:"},
@@ -124,13 +144,24 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		allowed     []string
 	}{
 		{"color", a.global.color, []string{"auto", "always", "never"}},
-		{"progress", a.global.progress, []string{"auto", "tty", "plain", "quiet"}},
+		{"progress", a.global.progress, []string{"auto", "tty", "plain", "json", "quiet"}},
 	} {
 		if !slices.Contains(choice.allowed, choice.value) {
 			return usagef("--%s takes %s, not %q", choice.flag, strings.Join(choice.allowed, ", "), choice.value)
 		}
 	}
 	a.ui = a.newUI()
+	if err := a.openLog(); err != nil {
+		return err
+	}
+	a.logStart(cmd.CommandPath())
+	if a.global.jsonInto != "" {
+		f, err := createJSONFile(a.global.jsonInto)
+		if err != nil {
+			return err
+		}
+		a.jsonInto = f
+	}
 	return nil
 }
 

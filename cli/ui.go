@@ -2,10 +2,10 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -45,7 +45,7 @@ func (s style) yellow(t string) string { return s.paint("33", t) }
 func (s style) cyan(t string) string   { return s.paint("36", t) }
 
 func newApp(env []string, stdin io.Reader, stdout, stderr io.Writer) *app {
-	a := &app{env: env, stdin: stdin, stdout: newRedactedWriter(stdout), stderr: newRedactedWriter(stderr)}
+	a := &app{env: env, stdin: stdin, stdout: newRedactedWriter(stdout), stderr: newRedactedWriter(stderr), log: slog.New(slog.DiscardHandler)}
 	a.ui = a.newUI()
 	return a
 }
@@ -125,15 +125,6 @@ func notNil[T any](list []T) []T {
 	return list
 }
 
-func (a *app) printJSON(v any) error {
-	text, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	a.printf("%s\n", text)
-	return nil
-}
-
 // diagnosticsError carries the diagnostics of a pipeline that could not be used.
 type diagnosticsError struct {
 	diags hcl.Diagnostics
@@ -155,8 +146,7 @@ func (a *app) reportError(ctx context.Context, err error) {
 		err = chosen.err
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		if a.global.json {
-			fmt.Fprintln(a.stderr, `{"error":"interrupted"}`)
+		if a.errorAsJSON(jsonError{Error: "interrupted"}) {
 			return
 		}
 		fmt.Fprintf(a.stderr, "%s\n", a.ui.err.yellow("twinkeel: interrupted"))
@@ -168,15 +158,8 @@ func (a *app) reportError(ctx context.Context, err error) {
 		return
 	}
 	hint := hintOf(err)
-	if a.global.json {
-		text, jsonErr := json.Marshal(struct {
-			Error string `json:"error"`
-			Hint  string `json:"hint,omitempty"`
-		}{err.Error(), hint})
-		if jsonErr == nil {
-			fmt.Fprintf(a.stderr, "%s\n", text)
-			return
-		}
+	if a.errorAsJSON(jsonError{err.Error(), hint}) {
+		return
 	}
 	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.red("twinkeel: error:"), printable(err.Error()))
 	if hint != "" {
@@ -187,10 +170,19 @@ func (a *app) reportError(ctx context.Context, err error) {
 }
 
 func (a *app) reportDiagnostics(diags hcl.Diagnostics, files map[string]*hcl.File) {
+	report := diag.NewReport(diags, files)
+	if a.jsonInto != nil {
+		_ = writeJSON(a.jsonInto, report, true)
+	}
 	if a.global.json {
-		_, _ = a.stderr.Write(diag.JSON(diags, files))
+		_ = writeJSON(a.stderr, report, true)
 		return
 	}
+	a.printDiagnostics(diags, files)
+}
+
+// printDiagnostics writes diagnostics for people.
+func (a *app) printDiagnostics(diags hcl.Diagnostics, files map[string]*hcl.File) {
 	_ = diag.WriteText(a.stderr, diags, files, diag.Options{Color: a.ui.err.on, Width: a.ui.width})
 }
 

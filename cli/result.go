@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/twinkeel/twinkeel/internal/durable"
+)
+
+// asJSON gives a result out as JSON: on stdout with --json, then there is nothing more to print and done is true, and to
+// the file of --json-into.
+func (a *app) asJSON(v any) (done bool, err error) { return a.giveJSON(v, true) }
+
+// asJSONLine is asJSON for commands with many results: a line for each.
+func (a *app) asJSONLine(v any) (done bool, err error) { return a.giveJSON(v, false) }
+
+func (a *app) giveJSON(v any, indent bool) (done bool, err error) {
+	if a.jsonInto != nil {
+		err = writeJSON(a.jsonInto, v, indent)
+	}
+	if a.global.json && err == nil {
+		err = writeJSON(a.stdout, v, indent)
+	}
+	return a.global.json || err != nil, err
+}
+
+// printJSON is for results that are always JSON.
+func (a *app) printJSON(v any) error { return writeJSON(a.stdout, v, true) }
+
+// jsonError is an error with --json.
+type jsonError struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// errorAsJSON is asJSON for errors, which go to stderr.
+func (a *app) errorAsJSON(e jsonError) (done bool) {
+	if a.jsonInto != nil {
+		_ = writeJSON(a.jsonInto, e, false)
+	}
+	return a.global.json && writeJSON(a.stderr, e, false) == nil
+}
+
+func writeJSON(w io.Writer, v any, indent bool) error {
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	if indent {
+		enc.SetIndent("", "  ")
+	}
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(text.Bytes())
+	return err
+}
+
+// jsonFile is the file of --json-into. It appears with all that belongs into it when the command ends, whatever came of it.
+type jsonFile struct {
+	*redactedWriter
+	f *durable.File
+}
+
+func createJSONFile(path string) (*jsonFile, error) {
+	f, err := durable.Create(path, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("--json-into: %w", err)
+	}
+	return &jsonFile{newRedactedWriter(f), f}, nil
+}
+
+// closeJSONFile makes the file of --json-into appear.
+func (a *app) closeJSONFile() error {
+	if a.jsonInto == nil {
+		return nil
+	}
+	j := a.jsonInto
+	a.jsonInto = nil
+	defer j.f.Abort() // does nothing after Commit
+	j.flush()
+	if j.err != nil {
+		return fmt.Errorf("writing %s: %w", j.f.Path(), j.err)
+	}
+	return j.f.Commit()
+}
+
+// streams are all that the command writes, where no secret may appear.
+func (a *app) streams() []*redactedWriter {
+	all := []*redactedWriter{a.stdout, a.stderr}
+	if a.jsonInto != nil {
+		all = append(all, a.jsonInto.redactedWriter)
+	}
+	if a.logFile != nil {
+		all = append(all, a.logFile.redactedWriter)
+	}
+	return all
+}
