@@ -114,10 +114,7 @@ func (f *File) Commit() error {
 		return pathError("writing", f.path, err)
 	}
 	f.done = true
-	if err := f.Close(); err != nil {
-		os.Remove(f.Name())
-		return pathError("writing", f.path, err)
-	}
+	defer f.Close() // after the rename: a file that nobody holds is taken for left behind
 	if err := Rename(f.Name(), f.path); err != nil {
 		os.Remove(f.Name())
 		return err
@@ -255,26 +252,29 @@ func Sweep(dir string) error {
 		if !strings.HasPrefix(e.Name(), tempPrefix) || !strings.Contains(e.Name(), tempMark) {
 			continue
 		}
-		if path := filepath.Join(dir, e.Name()); leftBehind(path) {
-			if err := removeAll(path); err != nil {
-				return err
-			}
+		if err := removeUnheld(filepath.Join(dir, e.Name())); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func leftBehind(path string) bool {
+// removeUnheld removes a temporary file or directory, unless a process holds it. It is held itself until it is gone, so
+// that nobody takes it into use meanwhile.
+func removeUnheld(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() && !info.IsDir() {
-		return false
+		return nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return false
+		return nil
 	}
 	defer f.Close()
-	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil
+	}
+	return removeAll(path)
 }
 
 func removeAll(path string) error {

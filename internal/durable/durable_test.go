@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // TestMain lets the crash tests run this binary as the process that dies.
@@ -67,6 +69,44 @@ func TestKilledAtEveryStepLeavesTheOldOrTheNewFile(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// What is being written is no leftover, at any moment: several actions of a build, and several builds, share a directory.
+func TestSweepLeavesFilesInUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	written := make(chan struct{})
+	sweeper := make(chan error)
+	go func() {
+		for {
+			select {
+			case <-written:
+				sweeper <- nil
+				return
+			default:
+			}
+			if err := Sweep(dir); err != nil {
+				sweeper <- err
+				return
+			}
+		}
+	}()
+	var writers errgroup.Group
+	for w := range 8 {
+		writers.Go(func() error {
+			for i := range 100 {
+				if err := WriteFile(filepath.Join(dir, fmt.Sprintf("%d-%d", w, i)), []byte("x"), 0o600); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err := writers.Wait()
+	close(written)
+	if err := errors.Join(err, <-sweeper); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -116,6 +116,7 @@ type runner struct {
 	owners                map[string]string
 	steps                 map[string]*Step // by address; a step is changed by its own goroutine, before those that need it go on
 	stored                atomic.Bool      // something new is in the cache
+	swept                 sync.Map         // directories of outputs in which nothing half-written is left
 
 	mu     sync.Mutex // guards record and its file
 	record *Record
@@ -188,7 +189,7 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 	progress := func(done, total int64) {
 		r.events(Event{Address: s.Action.Address, State: StateProgress, Doing: "writing", Done: done, Total: total})
 	}
-	if err := sweepBeside(s.Action); err != nil {
+	if err := r.sweepBeside(s.Action); err != nil {
 		return nil, err
 	}
 	var (

@@ -58,7 +58,7 @@ func (r *runner) restore(ctx context.Context, s *Step) (*Output, error) {
 	}
 	e, err := r.cache.find(ctx, s.cacheKey, r.digests.file)
 	if err == nil {
-		if err := sweepBeside(s.Action); err != nil {
+		if err := r.sweepBeside(s.Action); err != nil {
 			return nil, err
 		}
 		if s.Action.Source != nil {
@@ -147,10 +147,15 @@ func (r *runner) boundCache(ctx context.Context, size int64) {
 	}
 }
 
-// sweepBeside removes what a killed build left where an output goes.
-func sweepBeside(a *pipeline.Action) error {
-	if path := outputPath(a); path != "" {
-		return durable.Sweep(filepath.Dir(path))
+// sweepBeside removes what a killed build left where an output goes, once for each directory.
+func (r *runner) sweepBeside(a *pipeline.Action) error {
+	path := outputPath(a)
+	if path == "" {
+		return nil
 	}
-	return nil
+	dir := filepath.Dir(path)
+	if _, swept := r.swept.LoadOrStore(dir, true); swept {
+		return nil
+	}
+	return durable.Sweep(dir)
 }
