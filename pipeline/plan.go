@@ -125,6 +125,9 @@ type Signer struct {
 	Command       []string `json:"command,omitempty"` // command
 	Dir           string   `json:"-"`                 // where it runs
 	PublicKey     string   `json:"public_key,omitempty"`
+	// KeyID is that of the public key, when planning finds it: beside the private key as FILE.pub, or where PublicKey says. The
+	// private key is not looked at for a plan.
+	KeyID string `json:"key_id,omitempty"`
 }
 
 // DeviceType is a device_type block.

@@ -27,13 +27,14 @@ func checkVariableName(v cty.Value) string {
 
 func (e *evaluator) computeSigner(inst *instance) map[string]cty.Value {
 	b := inst.body
-	inst.result = &Signer{
+	s := &Signer{
 		Address: inst.address, Kind: inst.block.typ,
 		PrivateKey: e.pipeline.abs(b.text("private_key")), PrivateKeyEnv: b.text("private_key_env"), Passphrase: Secret(b.text("passphrase")),
 		URI: b.text("uri"), Module: e.pipeline.abs(b.text("module")), PIN: Secret(b.text("pin")),
 		Key:     b.text("key"),
 		Command: b.texts("command"), Dir: e.pipeline.dir, PublicKey: e.pipeline.abs(b.text("public_key")),
 	}
+	inst.result = s
 	if inst.block.typ == "file" && !b.content.incomplete {
 		switch {
 		case b.unset("private_key") && b.unset("private_key_env"):
@@ -42,12 +43,12 @@ func (e *evaluator) computeSigner(inst *instance) map[string]cty.Value {
 			e.report(fault("Conflicting arguments", "A signer takes private_key or private_key_env, not both.", b.rangeOf("private_key_env")))
 		}
 	}
-	return e.publicHalf(inst)
+	return e.publicHalf(inst, s)
 }
 
 // publicHalf finds the public key of a signer without opening the private one: in the file beside it, in the one that the
 // block names, or in what the last build recorded.
-func (e *evaluator) publicHalf(inst *instance) map[string]cty.Value {
+func (e *evaluator) publicHalf(inst *instance, s *Signer) map[string]cty.Value {
 	out := map[string]cty.Value{"key_id": cty.UnknownVal(cty.String), "public_key": cty.UnknownVal(cty.String)}
 	file := ""
 	switch {
@@ -60,6 +61,7 @@ func (e *evaluator) publicHalf(inst *instance) map[string]cty.Value {
 	if e.facts != nil && file != "" {
 		if data, err := e.facts.read(file, maxPublicKey); err == nil {
 			id, text = publicKey(data)
+			s.KeyID = id
 		}
 	}
 	if built := e.built[inst.address]; id == "" && built.PublicKey != "" {

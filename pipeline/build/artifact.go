@@ -75,7 +75,7 @@ func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress fu
 	}
 	out.ArtifactName, out.DeviceTypes, out.Sidecars = info.Name, info.DeviceTypes, sidecars
 	if signer != nil {
-		out.signedBy(a.Signer, signer)
+		out.signedBy(r.plan, a.Signer, signer)
 	}
 	return out, nil
 }

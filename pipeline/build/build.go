@@ -90,7 +90,7 @@ func Run(ctx context.Context, steps []*Step, plan *pipeline.Plan, o Options) (*R
 	r := &runner{
 		before: record, sourcesBefore: sources, owners: ownersOf(plan),
 		plan: plan, record: record, digests: openDigests(plan.Dir), events: o.Events,
-		cache: OpenCache(CacheDir(plan)), warn: o.Warn, noExec: o.NoExec, steps: make(map[string]*Step, len(steps)),
+		cache: OpenCache(CacheDir(plan)), warn: o.Warn, noExec: o.NoExec, steps: make(map[string]*Step, len(steps)), opened: make(map[string]string),
 	}
 	for _, s := range steps {
 		r.steps[s.Action.Address] = s
@@ -118,8 +118,9 @@ type runner struct {
 	stored                atomic.Bool      // something new is in the cache
 	swept                 sync.Map         // directories of outputs in which nothing half-written is left
 
-	mu     sync.Mutex // guards record and its file
+	mu     sync.Mutex // guards the rest, and the record's file
 	record *Record
+	opened map[string]string // ids of keys, by the signer's address
 }
 
 func (r *runner) run(ctx context.Context, steps []*Step, parallelism int) error {
@@ -204,7 +205,7 @@ func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
 		out, err = r.source(ctx, s, progress)
 	case pipeline.KindArtifact:
 		if s.Verb == VerbSign {
-			return r.resign(ctx, s.Action.Artifact)
+			return r.resign(ctx, s)
 		}
 		out, err = r.artifact(ctx, s.Action.Artifact, progress)
 	case pipeline.KindImage:

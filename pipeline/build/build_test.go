@@ -34,13 +34,17 @@ func artifactPlan(t *testing.T) *pipeline.Plan {
 	if err := signing.WriteKeyPair(keyFile, keyFile+".pub", private, public); err != nil {
 		t.Fatal(err)
 	}
+	key, err := signing.LoadFile(keyFile, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	out := filepath.Join(dir, "out")
 	return &pipeline.Plan{Dir: dir, OutDir: out, Epoch: time.Unix(0, 0), Actions: []*pipeline.Action{{
 		Address: "artifact.os", Kind: pipeline.KindArtifact,
 		Artifact: &pipeline.Artifact{
 			Address: "artifact.os", Name: "os-1", DeviceTypes: []string{"board"}, Compression: "gzip",
 			Payload: pipeline.Payload{Type: "rootfs-image", Files: []string{rootfs}},
-			Signer:  &pipeline.Signer{Address: "signer.file.dev", Kind: "file", PrivateKey: keyFile},
+			Signer:  &pipeline.Signer{Address: "signer.file.dev", Kind: "file", PrivateKey: keyFile, KeyID: key.KeyID()},
 			Path:    filepath.Join(out, "artifacts", "os.mender"),
 		},
 	}}}
@@ -65,15 +69,24 @@ func newKey(t *testing.T, p *pipeline.Plan) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(p.Actions[0].Artifact.Signer.PrivateKey, private, 0o600); err != nil {
+	s := p.Actions[0].Artifact.Signer
+	if err := os.WriteFile(s.PrivateKey, private, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if s.KeyID == "" {
+		return
+	}
+	key, err := signing.LoadFile(s.PrivateKey, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.KeyID = key.KeyID()
 }
 
 // dropCache leaves the plan without what was built before.
 func dropCache(t *testing.T, p *pipeline.Plan) {
 	t.Helper()
-	for _, part := range []string{"ac", "cas"} {
+	for _, part := range []string{"ac", "cas", "payload"} {
 		if err := os.RemoveAll(filepath.Join(CacheDir(p), part)); err != nil {
 			t.Fatal(err)
 		}
@@ -151,6 +164,13 @@ func TestReasons(t *testing.T) {
 		}, VerbRebuild, []string{ReasonKeyChanged}},
 		"key and output": {func(t *testing.T, p *pipeline.Plan) {
 			newKey(t, p)
+			if err := os.Truncate(p.Actions[0].Artifact.Path, 100); err != nil {
+				t.Fatal(err)
+			}
+		}, VerbSign, []string{ReasonKeyChanged}}, // what is in the cache
+		"key and output, no cache": {func(t *testing.T, p *pipeline.Plan) {
+			newKey(t, p)
+			dropCache(t, p)
 			if err := os.Truncate(p.Actions[0].Artifact.Path, 100); err != nil {
 				t.Fatal(err)
 			}

@@ -68,7 +68,9 @@ type Entry struct {
 	SignerPublicKey string       `json:"signer_public_key,omitempty"`
 	Areas           []Area       `json:"areas,omitempty"`
 	Files           []CachedFile `json:"files"` // the output, then what is written beside it
-	Used            time.Time    `json:"-"`     // when it was last stored or taken
+	// PayloadKey is by what the entry is found when another signature is wanted; see Step.
+	PayloadKey string    `json:"payload_key,omitempty"`
+	Used       time.Time `json:"-"` // when it was last stored or taken
 }
 
 // CachedFile is one file of an entry.
@@ -115,7 +117,8 @@ func (e *DamagedEntryError) Error() string {
 	return fmt.Sprintf("cache entry %s is damaged: %s", what, e.Reason)
 }
 
-func (c *Cache) entryPath(key string) string { return filepath.Join(c.dir, "ac", key[:2], key) }
+func (c *Cache) entryPath(key string) string   { return filepath.Join(c.dir, "ac", key[:2], key) }
+func (c *Cache) payloadPath(key string) string { return filepath.Join(c.dir, "payload", key[:2], key) }
 func (c *Cache) contentPath(sum string) string {
 	return filepath.Join(c.dir, "cas", sum[:2], sum)
 }
@@ -355,11 +358,41 @@ func (c *Cache) store(ctx context.Context, e *Entry, files []made) error {
 	if err != nil {
 		return err
 	}
-	path := c.entryPath(e.Key)
+	if err := c.writeNamed(c.entryPath(e.Key), text); err != nil || e.PayloadKey == "" {
+		return err
+	}
+	return c.writeNamed(c.payloadPath(e.PayloadKey), []byte(e.Key))
+}
+
+func (c *Cache) writeNamed(path string, text []byte) error {
 	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	return durable.WriteFile(path, text, 0o644)
+}
+
+// findPayload returns an entry with the wanted payload and whatever signature; errMiss when there is none.
+func (c *Cache) findPayload(ctx context.Context, payloadKey string, hash hasher) (*Entry, error) {
+	key, ok := readKey(c.payloadPath(payloadKey))
+	if !ok {
+		return nil, errMiss
+	}
+	e, err := c.find(ctx, key, hash)
+	if err == nil && e.PayloadKey != payloadKey {
+		return nil, errMiss
+	}
+	return e, err
+}
+
+// readKey reads a file that holds the key of an entry.
+func readKey(path string) (key string, ok bool) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 2*sha256.Size+1))
+	return string(text), err == nil && isDigest(string(text))
 }
 
 // keep copies one file into the content store. A file that changes meanwhile is not what its digest says, and is refused.

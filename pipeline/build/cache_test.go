@@ -428,6 +428,7 @@ func TestNothingElseIsSigned(t *testing.T) {
 	plan := artifactPlan(t)
 	buildAll(t, plan)
 	newKey(t, plan)
+	dropCache(t, plan)
 	steps, err := Decide(t.Context(), plan, false)
 	if err != nil {
 		t.Fatal(err)

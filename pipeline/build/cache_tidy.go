@@ -188,16 +188,29 @@ func (c *Cache) Prune(ctx context.Context, maxSize int64, olderThan time.Duratio
 	return p, err
 }
 
-// sweep removes what killed processes left beside entries and contents.
+// sweep removes what killed processes left beside entries and contents, and what names entries that are gone.
 func (c *Cache) sweep() error {
-	dirs, err := filepath.Glob(filepath.Join(c.dir, "ac", "*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range dirs {
-		if err := durable.Sweep(dir); err != nil {
+	for _, part := range []string{"ac", "payload"} {
+		dirs, err := filepath.Glob(filepath.Join(c.dir, part, "*"))
+		if err != nil {
 			return err
 		}
+		for _, dir := range dirs {
+			if err := durable.Sweep(dir); err != nil {
+				return err
+			}
+		}
+	}
+	err := c.walk("payload", func(path string, _ fs.FileInfo) error {
+		if key, ok := readKey(path); ok {
+			if _, err := os.Lstat(c.entryPath(key)); err == nil {
+				return nil
+			}
+		}
+		return durable.Remove(path)
+	})
+	if err != nil {
+		return err
 	}
 	return removeUnheld(filepath.Join(c.dir, "locks"))
 }

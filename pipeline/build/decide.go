@@ -63,6 +63,10 @@ type Step struct {
 	attributes map[string]string // what the key was made of, for the next build's reasons
 	inputs     map[string]string
 	cacheKey   string
+	payloadKey string // of an artifact: the cache's key of one with the same content and whatever signature; empty: there is none
+	contentKey string // of an artifact: of what an image takes from it, which is neither its compression nor its place
+	keyUnknown bool   // the signing key has to be opened to know which it is, which a plan does not
+	fromCache  bool   // with VerbSign: what is signed comes from the cache
 	forced     bool
 	done       bool // its output is there
 }
@@ -102,6 +106,7 @@ type decider struct {
 	steps   map[string]*Step
 	// sending: the outputs are not made but sent. The key that signed them need not be here, and the record names it.
 	sending bool
+	opened  map[string]string // ids of the keys that were opened, by the signer's address
 }
 
 func newDecider(plan *pipeline.Plan, force bool) (*decider, error) {
@@ -144,6 +149,9 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 		}
 		s.Reasons = append(s.Reasons, r...)
 	}
+	if len(s.Reasons) == 0 && s.keyUnknown {
+		s.Reasons = []Reason{{ReasonKeyChanged, "which key signs it is known when it is opened"}}
+	}
 	if len(s.Reasons) == 0 && d.force {
 		s.Reasons = []Reason{{Code: ReasonForced, Detail: "--force"}}
 	}
@@ -154,7 +162,7 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 			return nil, err
 		}
 	}
-	if s.Verb == VerbRebuild && s.onlyKeyChanged() && !d.force {
+	if s.Verb == VerbRebuild && s.onlyKeyChanged() && !d.force { // the nearest, and what a record says is checked
 		touched, err := d.outputChanged(ctx, outputPath(a), last)
 		if err != nil {
 			return nil, err
@@ -166,22 +174,30 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 	return s, nil
 }
 
-// lookUp makes a step that would build into one that takes the output from the cache, when it is there.
+// lookUp makes a step that would build into one that takes the output from the cache, when it is there; or into one that
+// signs what is there with another signature.
 func (d *decider) lookUp(ctx context.Context, s *Step) error {
 	if d.force || d.sending {
 		return nil
 	}
-	_, err := d.cache.find(ctx, s.cacheKey, d.digests.file)
-	var damaged *DamagedEntryError
-	switch {
-	case err == nil:
-		s.Verb, s.Restore = VerbCached, true
-	case errors.As(err, &damaged):
-		s.Reasons = append(s.Reasons, Reason{ReasonCacheDamaged, damaged.Error()})
-	case ctx.Err() != nil:
-		return ctx.Err()
+	if !s.keyUnknown {
+		_, err := d.cache.find(ctx, s.cacheKey, d.digests.file)
+		var damaged *DamagedEntryError
+		switch {
+		case err == nil:
+			s.Verb, s.Restore = VerbCached, true
+			return nil
+		case errors.As(err, &damaged):
+			s.Reasons = append(s.Reasons, Reason{ReasonCacheDamaged, damaged.Error()})
+		}
 	}
-	return nil
+	if s.payloadKey == "" || s.Action.Artifact.Signer == nil {
+		return nil
+	}
+	if _, err := d.cache.findPayload(ctx, s.payloadKey, d.digests.file); err == nil {
+		s.Verb, s.fromCache = VerbSign, true
+	}
+	return ctx.Err()
 }
 
 // describe gathers what an action's output depends on, and makes its key.
@@ -208,6 +224,9 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 	}
 	s.Key = key(a.Kind, s.attributes, s.inputs)
 	s.cacheKey = d.cacheKeyOf(s)
+	if a.Artifact != nil {
+		s.payloadKey, s.contentKey = payloadKeyOf(s), contentKeyOf(s)
+	}
 	return s, nil
 }
 
@@ -235,13 +254,23 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 	if err := d.describePayload(ctx, s, a); err != nil {
 		return err
 	}
-	if a.Signer != nil {
-		id, err := d.signerKeyID(ctx, a)
-		if err != nil {
-			return err
-		}
-		s.attributes[attributeSigner] = id
+	if a.Signer == nil {
+		return nil
 	}
+	if d.sending { // the key that signed it need not be here
+		if last := d.record.Outputs[a.Address]; last != nil {
+			s.attributes[attributeSigner] = last.SignerKeyID
+		}
+		return nil
+	}
+	id, known := d.knownKey(ctx, a.Signer)
+	if !known {
+		s.keyUnknown = true
+		if last := d.record.Outputs[a.Address]; last != nil {
+			id = last.SignerKeyID // until it is opened; there is no other change to tell of
+		}
+	}
+	s.attributes[attributeSigner] = id
 	return nil
 }
 
@@ -284,20 +313,6 @@ func (d *decider) describePayload(ctx context.Context, s *Step, a *pipeline.Arti
 		return d.input(ctx, s, "bill of materials", a.SBOM)
 	}
 	return nil
-}
-
-func (d *decider) signerKeyID(ctx context.Context, a *pipeline.Artifact) (string, error) {
-	if d.sending {
-		if last := d.record.Outputs[a.Address]; last != nil {
-			return last.SignerKeyID, nil
-		}
-		return "", nil
-	}
-	signer, err := OpenSigner(ctx, a.Signer)
-	if err != nil {
-		return "", err
-	}
-	return signer.KeyID(), nil
 }
 
 func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image) error {
@@ -353,8 +368,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		for _, address := range step.After {
 			s.waitFor(address)
 		}
-		s.inputs[inputArtifact] = step.Key
-		s.cacheKey = step.cacheKey // until this step has its own
+		s.inputs[inputArtifact], s.keyUnknown = step.contentKey, step.keyUnknown
 	}
 	return nil
 }
@@ -371,10 +385,30 @@ func (d *decider) cacheKeyOf(s *Step) string {
 	if im := s.Action.Image; im != nil { // what is written beside it is called after it
 		attributes["file"] = filepath.Base(im.Path)
 	}
-	if _, ok := inputs[inputArtifact]; ok {
-		inputs[inputArtifact] = s.cacheKey
-	}
 	return key(s.Action.Kind, attributes, inputs)
+}
+
+// payloadKeyOf is the cache's key of an artifact whatever its signature: a signature covers the manifest alone, so another one
+// can be put into its place. What is written beside an artifact is signed or named together with it, then there is none.
+func payloadKeyOf(s *Step) string {
+	if a := s.Action.Artifact; a.Provenance || a.SBOM != "" {
+		return ""
+	}
+	attributes := maps.Clone(s.attributes)
+	delete(attributes, "path")
+	attributes[attributeSigner] = "any"
+	return key(s.Action.Kind, attributes, s.inputs)
+}
+
+// contentKeyOf is the key of what an image takes from an artifact: what it provides, and who signs it.
+func contentKeyOf(s *Step) string {
+	attributes := maps.Clone(s.attributes)
+	if a := s.Action.Artifact; !a.Provenance && a.SBOM == "" { // else it provides checksums of what names it
+		for _, name := range []string{"path", "compress", "compress_level"} {
+			delete(attributes, name)
+		}
+	}
+	return key(s.Action.Kind, attributes, s.inputs)
 }
 
 func formatsOf(im *pipeline.Image) []string {

@@ -94,7 +94,7 @@ func (r *runner) restored(a *pipeline.Action, e *Entry) *Output {
 		ArtifactName: e.ArtifactName, DeviceTypes: e.DeviceTypes, SignerKeyID: e.SignerKeyID, SignerPublicKey: e.SignerPublicKey, Areas: e.Areas,
 	}
 	if a.Artifact != nil && a.Artifact.Signer != nil {
-		out.Signer = a.Artifact.Signer.Address
+		out.Signer, out.SignerState = a.Artifact.Signer.Address, signerState(r.plan, a.Artifact.Signer)
 	}
 	for _, f := range e.Files[1:] {
 		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, filepath.Join(filepath.Dir(path), f.Name)), f.SHA256})
@@ -118,7 +118,7 @@ func (r *runner) keep(ctx context.Context, s *Step, out *Output) {
 		files = append(files, made{beside, sum, id})
 	}
 	err := r.cache.store(ctx, &Entry{
-		Key: s.cacheKey, Address: s.Action.Address, Kind: out.Kind,
+		Key: s.cacheKey, PayloadKey: s.payloadKey, Address: s.Action.Address, Kind: out.Kind,
 		ArtifactName: out.ArtifactName, DeviceTypes: out.DeviceTypes, SignerKeyID: out.SignerKeyID, SignerPublicKey: out.SignerPublicKey, Areas: out.Areas,
 	}, files)
 	switch {

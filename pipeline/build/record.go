@@ -36,6 +36,8 @@ type Output struct {
 	// Signer is the address of the block that signed, and SignerPublicKey its key as PEM text.
 	Signer          string `json:"signer,omitempty"`
 	SignerPublicKey string `json:"signer_public_key,omitempty"`
+	// SignerState is how that block found its key; see signerState.
+	SignerState string `json:"signer_state,omitempty"`
 	// Sidecars are what was written beside an artifact, the other forms of an image, and further outputs of a source.
 	Sidecars []Sidecar `json:"sidecars,omitempty"`
 	Areas    []Area    `json:"areas,omitempty"` // of an image: what fills its partitions and reserves
@@ -55,8 +57,9 @@ type Area struct {
 }
 
 // signedBy notes who signed an output.
-func (o *Output) signedBy(s *pipeline.Signer, key signing.Signer) {
+func (o *Output) signedBy(plan *pipeline.Plan, s *pipeline.Signer, key signing.Signer) {
 	o.Signer, o.SignerKeyID, o.SignerPublicKey = s.Address, key.KeyID(), string(signing.MarshalPublic(key.Public()))
+	o.SignerState = signerState(plan, s)
 }
 
 const recordVersion = 1

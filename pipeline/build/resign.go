@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/twinkeel/twinkeel/artifactfmt"
@@ -28,41 +29,69 @@ func (s *Step) onlyKeyChanged() bool {
 	return true
 }
 
-// resign puts the signature of another key into an artifact that is there. A signature is about the manifest alone, so the payload is
-// copied as it is stored. The file must be what the record says: a new signature would vouch for anything else as well.
-func (r *runner) resign(ctx context.Context, a *pipeline.Artifact) (*Output, error) {
-	r.mu.Lock()
-	last := r.record.Outputs[a.Address]
-	r.mu.Unlock()
-	digest, id, err := r.digests.identified(ctx, a.Path)
-	if err != nil {
-		return nil, err
-	}
-	if last == nil || digest != last.SHA256 {
-		return nil, fmt.Errorf("%s was modified since the plan was made", relativeTo(r.plan.Dir, a.Path))
-	}
+// resign puts the signature of another key into an artifact that is there, in its place or in the cache. A signature is about the
+// manifest alone, so the payload is copied as it is stored.
+func (r *runner) resign(ctx context.Context, s *Step) (*Output, error) {
+	a := s.Action.Artifact
 	signer, err := OpenSigner(ctx, a.Signer)
 	if err != nil {
 		return nil, err
 	}
-	in, err := os.Open(a.Path)
+	in, before, err := r.signable(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	if err := r.writeResigned(ctx, a.Path, in, id, signer); err != nil {
+	if err := r.writeResigned(ctx, a.Path, in, signer); err != nil {
 		return nil, err
 	}
 	out, err := r.output(ctx, pipeline.KindArtifact, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	out.ArtifactName, out.DeviceTypes, out.Sidecars = a.Name, last.DeviceTypes, last.Sidecars
-	out.signedBy(a.Signer, signer)
+	out.ArtifactName, out.DeviceTypes, out.Sidecars = a.Name, before.DeviceTypes, before.Sidecars
+	out.signedBy(r.plan, a.Signer, signer)
 	return out, nil
 }
 
-func (r *runner) writeResigned(ctx context.Context, path string, in *os.File, id string, signer artifactfmt.Signer) error {
+// signable opens the artifact that gets another signature. It must be what the record or the cache says: a new signature would
+// vouch for anything else as well.
+func (r *runner) signable(ctx context.Context, s *Step) (*os.File, *Output, error) {
+	path := s.Action.Artifact.Path
+	if s.fromCache {
+		e, err := r.cache.findPayload(ctx, s.payloadKey, r.digests.file)
+		if err != nil {
+			return nil, nil, err
+		}
+		in, err := r.cache.open(ctx, e, 0, r.digests.file, false)
+		return in, &Output{DeviceTypes: e.DeviceTypes}, err
+	}
+	r.mu.Lock()
+	last := r.record.Outputs[s.Action.Address]
+	r.mu.Unlock()
+	digest, id, err := r.digests.identified(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	in, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err := in.Stat(); err != nil || last == nil || digest != last.SHA256 || identity(path, info) != id {
+		in.Close()
+		return nil, nil, fmt.Errorf("%s was modified since the plan was made", relativeTo(r.plan.Dir, path))
+	}
+	return in, last, nil
+}
+
+func (r *runner) writeResigned(ctx context.Context, path string, in *os.File, signer artifactfmt.Signer) error {
+	before, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	f, err := durable.Create(path, 0o644)
 	if err != nil {
 		return err
@@ -75,7 +104,7 @@ func (r *runner) writeResigned(ctx context.Context, path string, in *os.File, id
 	if err != nil {
 		return fmt.Errorf("signing %s: %w", relativeTo(r.plan.Dir, path), err)
 	}
-	if info, err := in.Stat(); err != nil || identity(path, info) != id {
+	if after, err := in.Stat(); err != nil || identity(in.Name(), after) != identity(in.Name(), before) {
 		return fmt.Errorf("%s changed while it was signed", relativeTo(r.plan.Dir, path))
 	}
 	return f.Commit()

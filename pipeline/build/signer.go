@@ -23,7 +23,66 @@ func OpenSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Address, err)
 	}
+	if s.KeyID != "" && signer.KeyID() != s.KeyID {
+		return nil, &otherKeyError{s, signer.KeyID()}
+	}
 	return signer, nil
+}
+
+// otherKeyError says that a private key has another public key beside it, which planning went by.
+type otherKeyError struct {
+	signer *pipeline.Signer
+	id     string
+}
+
+func (e *otherKeyError) Error() string {
+	return fmt.Sprintf("%s: its key is %s, but its public key's file holds %s", e.signer.Address, short(e.id), short(e.signer.KeyID))
+}
+
+// Hint says how the two come together again.
+func (e *otherKeyError) Hint() string {
+	if e.signer.PrivateKey != "" {
+		return fmt.Sprintf("twinkeel keys show %s > %[1]s.pub", e.signer.PrivateKey)
+	}
+	return "name the right file in public_key"
+}
+
+// signerState tells whether a signer block still finds the key that it found when something was signed: a digest of what the
+// block says and, for a key file, of what its inode looks like. The key itself is not read.
+func signerState(plan *pipeline.Plan, s *pipeline.Signer) string {
+	parts := append([]string{
+		s.Kind, s.URI, s.Key, s.PrivateKeyEnv, relativeTo(plan.Dir, s.PrivateKey), relativeTo(plan.Dir, s.Module), relativeTo(plan.Dir, s.PublicKey),
+	}, s.Command...)
+	if info, err := os.Stat(s.PrivateKey); err == nil {
+		parts = append(parts, identity(s.PrivateKey, info))
+	}
+	return digestOf([]byte(strings.Join(parts, "\x00")))
+}
+
+// knownKey finds out which key a signer has without opening it: a plan must need no passphrase, token or network. It goes by
+// the public key's file, by what was opened in this run, and by what was signed before while the block was the same. A key in
+// the environment is there anyway. False: it is not known before it is opened.
+func (d *decider) knownKey(ctx context.Context, s *pipeline.Signer) (id string, known bool) {
+	if s.KeyID != "" {
+		return s.KeyID, true
+	}
+	if id, opened := d.opened[s.Address]; opened {
+		return id, true
+	}
+	if s.PrivateKeyEnv != "" {
+		signer, err := OpenSigner(ctx, s)
+		if err != nil {
+			return "", false
+		}
+		return signer.KeyID(), true
+	}
+	state := signerState(d.plan, s)
+	for _, out := range d.record.Outputs {
+		if out.Signer == s.Address && out.SignerState == state && out.SignerKeyID != "" {
+			return out.SignerKeyID, true
+		}
+	}
+	return "", false
 }
 
 func openSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -249,14 +250,18 @@ func (d *decider) outputsChanged(ctx context.Context, a *pipeline.Action, last *
 	return nil, nil
 }
 
-// settle decides about a step that waited for sources, which have run.
+// settle decides about a step that waited for sources, which have run, or for its key, which may be opened now.
 func (r *runner) settle(ctx context.Context, s *Step) error {
-	if len(s.After) == 0 {
+	if len(s.After) == 0 && !s.keyUnknown {
 		return nil
+	}
+	opened, err := r.openKey(ctx, s)
+	if err != nil {
+		return err
 	}
 	d := &decider{
 		plan: r.plan, record: r.before, sources: r.sourcesBefore, digests: r.digests, cache: r.cache, force: s.forced, steps: r.steps,
-		owners: r.owners,
+		owners: r.owners, opened: opened,
 	}
 	fresh, err := d.decide(ctx, s.Action)
 	var pathError *fs.PathError
@@ -268,6 +273,24 @@ func (r *runner) settle(ctx context.Context, s *Step) error {
 	}
 	*s = *fresh
 	return nil
+}
+
+// openKey finds out which key signs a step's artifact, if planning could not, and returns all that are known so far.
+func (r *runner) openKey(ctx context.Context, s *Step) (map[string]string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := s.Action.Artifact
+	if im := s.Action.Image; im != nil {
+		a = im.Artifact
+	}
+	if s.keyUnknown && r.opened[a.Signer.Address] == "" {
+		signer, err := OpenSigner(ctx, a.Signer)
+		if err != nil {
+			return nil, err
+		}
+		r.opened[a.Signer.Address] = signer.KeyID()
+	}
+	return maps.Clone(r.opened), nil
 }
 
 // checkFiles asks what planning could not, because sources had to run first. A file for which maker still returns one is
