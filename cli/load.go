@@ -21,6 +21,7 @@ func (a *app) loadOptions() pipeline.LoadOptions {
 func (a *app) load() (*pipeline.Pipeline, error) {
 	p, diags := pipeline.Load(a.loadOptions())
 	if p != nil {
+		a.pipeline = p
 		a.hide(p)
 		a.logPipeline(p)
 	}

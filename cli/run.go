@@ -37,8 +37,10 @@ func Run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		err = fmt.Errorf("writing the result: %w", app.stdout.err)
 	}
 	app.reportError(ctx, err)
+	app.flushReport()
 	if lost := app.closeJSONFile(); lost != nil {
 		app.reportError(ctx, lost)
+		app.flushReport()
 		err = errors.Join(err, lost)
 	}
 	code := exitCode(ctx, err)
@@ -55,6 +57,9 @@ type app struct {
 	stderr *redactedWriter
 	ui     ui
 
+	pipeline *pipeline.Pipeline // that was loaded; nil: none
+
+	held     held         // diagnostics for JSON
 	jsonInto *jsonFile    // of --json-into; nil: none
 	log      *slog.Logger // never nil
 	logFile  *logFile     // of TWINKEEL_LOG_PATH; nil: none

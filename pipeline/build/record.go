@@ -36,7 +36,7 @@ type Output struct {
 	// Signer is the address of the block that signed, and SignerPublicKey its key as PEM text.
 	Signer          string `json:"signer,omitempty"`
 	SignerPublicKey string `json:"signer_public_key,omitempty"`
-	// SignerState is how that block found its key; see signerState.
+	// SignerState is how that block found its key, where only opening it says which it is; see signerState.
 	SignerState string `json:"signer_state,omitempty"`
 	// Sidecars are what was written beside an artifact, the other forms of an image, and further outputs of a source.
 	Sidecars []Sidecar `json:"sidecars,omitempty"`
