@@ -122,7 +122,7 @@ The main job:
 		&cobra.Group{ID: groupLook, Title: "Files and keys:"},
 		&cobra.Group{ID: groupServer, Title: "Server and devices:"})
 	for _, c := range []*cobra.Command{
-		a.initCommand(), a.importCommand(), a.validateCommand(), a.testCommand(), a.fmtCommand(), a.planCommand(), a.buildCommand(), a.imageCommand(),
+		a.initCommand(), a.importCommand(), a.validateCommand(), a.testCommand(), a.fmtCommand(), a.planCommand(), a.buildCommand(), a.signCommand(), a.verifyCommand(), a.imageCommand(),
 		a.flashCommand(), a.pushCommand(),
 		a.rolloutCommand(), a.applyCommand(), a.outputCommand(),
 		a.inspectCommand(), a.graphCommand(), a.consoleCommand(), a.schemaCommand(), a.functionsCommand(),
