@@ -119,6 +119,7 @@ func (e *DamagedEntryError) Error() string {
 
 func (c *Cache) entryPath(key string) string   { return filepath.Join(c.dir, "ac", key[:2], key) }
 func (c *Cache) payloadPath(key string) string { return filepath.Join(c.dir, "payload", key[:2], key) }
+
 func (c *Cache) contentPath(sum string) string {
 	return filepath.Join(c.dir, "cas", sum[:2], sum)
 }
