@@ -168,7 +168,7 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 	}
 	if s.UpToDate() {
 		r.events(Event{Address: address, State: StateCached})
-		return nil
+		return r.noteState(s)
 	}
 	start := time.Now()
 	r.events(Event{Address: address, State: StateStarted, Doing: doing(s), Total: -1})
@@ -184,6 +184,25 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 	s.done = true
 	r.events(Event{Address: address, State: StateDone, Took: time.Since(start), Done: out.Size, Detail: out.Path})
 	return nil
+}
+
+// noteState writes down that a key which had to be looked at is the one that signed an output, so that it need not be looked at
+// again.
+func (r *runner) noteState(s *Step) error {
+	a := s.Action.Artifact
+	if a == nil || a.Signer == nil {
+		return nil
+	}
+	r.mu.Lock()
+	out := r.record.Outputs[a.Address]
+	r.mu.Unlock()
+	state := signerState(r.plan, a.Signer)
+	if out == nil || out.Signer != a.Signer.Address || out.SignerState == state {
+		return nil
+	}
+	noted := *out
+	noted.SignerState = state
+	return r.remember(s.Action, &noted)
 }
 
 func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {

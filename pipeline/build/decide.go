@@ -150,7 +150,7 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 		s.Reasons = append(s.Reasons, r...)
 	}
 	if len(s.Reasons) == 0 && s.keyUnknown {
-		s.Reasons = []Reason{{ReasonKeyChanged, "which key signs it is known when it is opened"}}
+		s.Reasons = []Reason{{ReasonKeyChanged, "its signing key has to be looked at first"}}
 	}
 	if len(s.Reasons) == 0 && d.force {
 		s.Reasons = []Reason{{Code: ReasonForced, Detail: "--force"}}
