@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/twinkeel/twinkeel/internal/unpack"
 )
@@ -120,24 +121,12 @@ func (s *source) unpackTo(ctx context.Context, out *os.File, base int64, report 
 		return 0, unpackError(&s.region, s.path, err)
 	}
 	defer in.Close()
-	buf := make([]byte, copyChunk)
-	size := int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
+	size, err := CopyStream(ctx, out, base, in, report)
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, syscall.ENOSPC) {
 			return 0, err
 		}
-		n, err := readChunk(in, buf)
-		if werr := writeSparse(out, buf[:n], base+size); werr != nil {
-			return 0, werr
-		}
-		size += int64(n)
-		report(int64(n))
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return 0, unpackError(&s.region, s.path, err)
-		}
+		return 0, unpackError(&s.region, s.path, err)
 	}
 	if err := s.check(f); err != nil {
 		return 0, err

@@ -647,7 +647,7 @@ func (img *Image) makeFilesystem(ctx context.Context, work string, r Region, rep
 			return source{}, fmt.Errorf("making the file system of partition %q: %w", r.Name, ctx.Err())
 		}
 		var tool *ToolError
-		if errors.As(err, &tool) && tool.full() {
+		if errors.As(err, &tool) && tool.Full() {
 			return source{}, &TooLargeError{
 				Area: KindPartition, Name: r.Name, What: "the content", Need: treeSize(tree), Size: r.Size, Tree: true,
 			}

@@ -90,6 +90,20 @@ func Open(ctx context.Context, path string, o Options) (*Disk, error) {
 	return d, nil
 }
 
+// OpenFile is [Open] for a raw image that is open already; path is its name in messages. Its owner closes f, not the Disk.
+func OpenFile(f *os.File, path string) (*Disk, error) {
+	d := &Disk{Path: path, Format: FormatRaw, file: f, ReaderAt: f}
+	var err error
+	if d.Size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	d.Map, d.NoTable = imaging.ReadMap(d, d.Size)
+	if d.NoTable != nil && !errors.Is(d.NoTable, imaging.ErrNoTable) {
+		return nil, fmt.Errorf("%s: %w", path, d.NoTable)
+	}
+	return d, nil
+}
+
 // plainPathError drops the operation of the system call: people see which file and why.
 func plainPathError(err error) error {
 	var e *fs.PathError

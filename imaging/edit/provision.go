@@ -1,0 +1,367 @@
+package edit
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/twinkeel/twinkeel/imaging"
+	"github.com/twinkeel/twinkeel/imaging/inspect"
+	"github.com/twinkeel/twinkeel/internal/durable"
+)
+
+// The agent's files on the data partition, which is its data directory: agent/config.go and agent/key.go read them.
+const (
+	agentConfigFile = "mender/mender.conf"
+	deviceKeyFile   = "mender/mender-agent.pem"
+)
+
+// deviceKeyPaths are the names of that key as a device sees them.
+var deviceKeyPaths = []string{"/var/lib/mender/mender-agent.pem", "/data/mender/mender-agent.pem"}
+
+// maxConfig bounds the mender.conf of an image.
+const maxConfig = 1 << 20
+
+// PartitionFile is a file for a partition, which is named as [inspect.FindIn] has it.
+type PartitionFile struct {
+	Partition string
+	File
+}
+
+// Device is what the image of one device has of its own.
+type Device struct {
+	Output   string            // path of its image
+	Identity map[string]string // that it tells the server
+	NoKey    bool              // it makes its key by itself, on its first start
+	Files    []PartitionFile
+	// Variables of the boot loader's environment; empty: none.
+	Variables Variables
+}
+
+// Provisioned is the image of a device as the manifest lists it.
+type Provisioned struct {
+	Image    string            `json:"image"` // its name in the manifest's directory
+	Identity map[string]string `json:"identity"`
+	// PublicKey is the PEM that the device presents to the server, Fingerprint the SHA-256 of its DER form.
+	PublicKey   string `json:"public_key,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+	Size        int64  `json:"size"`
+	SHA256      string `json:"sha256,omitempty"`
+}
+
+// Provision makes the image of one device: a copy of the image at path with the device's identity and key on the partition
+// that has the agent's directory. Only what differs is written. Nobody but its owner may read it, since it holds the key; the
+// key is nowhere else.
+func Provision(ctx context.Context, image string, d Device, o Options) (*Provisioned, error) {
+	o.Output, o.Private = d.Output, true
+	im, err := Open(ctx, image, o)
+	if err != nil {
+		return nil, err
+	}
+	defer im.Abort()
+	p := &Provisioned{Image: filepath.Base(d.Output), Identity: d.Identity}
+	if err := im.personalise(ctx, d, p); err != nil {
+		return nil, err
+	}
+	if len(d.Variables.Set) > 0 {
+		if _, err := im.SetEnvironment(ctx, d.Variables); err != nil {
+			return nil, err
+		}
+	}
+	done, err := im.Commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.Size, p.SHA256 = done.Size, done.SHA256
+	return p, nil
+}
+
+// personalise writes the device's files.
+func (im *Image) personalise(ctx context.Context, d Device, p *Provisioned) error {
+	agent, data, found := im.Disk.FindAgent()
+	if !found {
+		return refuse(im.source, "build it with an artifact in its image block: then the data partition has the agent's files",
+			"no partition has a directory mender, which is the agent's")
+	}
+	if agent.DeviceKey && d.NoKey {
+		return refuse(im.source, "take it out of the image: all copies would be one device to the server",
+			"it has a device key already (/%s)", deviceKeyFile)
+	}
+	config, err := im.config(data, d)
+	if err != nil {
+		return err
+	}
+	files := []PartitionFile{{inspect.Title(data), File{Path: agentConfigFile, Data: config}}}
+	byNumber := map[int][]File{data.Number: {files[0].File}}
+	if !d.NoKey {
+		private, err := newDeviceKey(p)
+		if err != nil {
+			return err
+		}
+		byNumber[data.Number] = append(byNumber[data.Number], File{Path: deviceKeyFile, Mode: 0o600, Data: private})
+	}
+	order := []imaging.Region{data}
+	for _, f := range d.Files {
+		r, err := im.Disk.Find(f.Partition)
+		if err != nil {
+			return err
+		}
+		if byNumber[r.Number] == nil {
+			order = append(order, r)
+		}
+		byNumber[r.Number] = append(byNumber[r.Number], f.File)
+	}
+	for _, r := range order {
+		if err := im.WriteFiles(ctx, r, byNumber[r.Number]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// config is the agent's configuration with the device's identity. A new one is for the agent's eyes alone, as it is in images that
+// are built here.
+func (im *Image) config(data imaging.Region, d Device) ([]byte, error) {
+	files, _, err := imaging.OpenFilesystem(im.Disk.Section(data), data.Size)
+	if err != nil {
+		return nil, err
+	}
+	what := fmt.Sprintf("/%s of partition %s", agentConfigFile, inspect.Title(data))
+	old := []byte("{}")
+	info, err := fs.Stat(files, agentConfigFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", what, plainCause(err))
+	case info.Size() > maxConfig:
+		return nil, refuse(what, "", "it has more than %s", imaging.FormatSize(maxConfig))
+	default:
+		if old, err = fs.ReadFile(files, agentConfigFile); err != nil {
+			return nil, fmt.Errorf("%s: %w", what, plainCause(err))
+		}
+	}
+	config, err := withIdentity(old, d.Identity)
+	if err != nil {
+		return nil, refuse(what, "correct it in the image", "it is not JSON as the agent reads it: %v", err)
+	}
+	if place := keyPlace(config); place != "" && !d.NoKey {
+		return nil, refuse(what, "leave Security.AuthPrivateKey out, or let devices make their keys with --no-key",
+			"it has the device's key in %s, where it cannot be put", place)
+	}
+	return config, nil
+}
+
+// keyPlace is where a configuration has the device's key, if not where the agent looks without one.
+func keyPlace(config []byte) string {
+	var c struct {
+		Security struct{ AuthPrivateKey string }
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return "" // the agent says what is wrong with it
+	}
+	place := c.Security.AuthPrivateKey
+	for _, known := range deviceKeyPaths {
+		if place == known {
+			return ""
+		}
+	}
+	return place
+}
+
+// newDeviceKey makes a key as the agent does on its first start, and notes its public half.
+func newDeviceKey(p *Provisioned) ([]byte, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a device key: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("making a device key: %w", err)
+	}
+	publicDER, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, fmt.Errorf("making a device key: %w", err)
+	}
+	sum := sha256.Sum256(publicDER)
+	p.PublicKey = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER}))
+	p.Fingerprint = hex.EncodeToString(sum[:])
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// withIdentity sets Identity in the section "Twinkeel" of a mender.conf. All else stays, in its order.
+func withIdentity(config []byte, identity map[string]string) ([]byte, error) {
+	top, err := parseObject(config)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(identity)
+	if err != nil {
+		return nil, err
+	}
+	own, err := parseObject(top.get("Twinkeel"))
+	if err != nil {
+		return nil, fmt.Errorf("Twinkeel: %w", err)
+	}
+	section, err := own.set("Identity", text).encode()
+	if err != nil {
+		return nil, err
+	}
+	all, err := top.set("Twinkeel", section).encode()
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, all, "", "  "); err != nil {
+		return nil, err
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}
+
+// object is a JSON object whose members keep their order. The agent compares keys without regard to case and refuses one that is
+// there twice.
+type object []member
+
+type member struct {
+	key   string
+	value json.RawMessage
+}
+
+func parseObject(text []byte) (object, error) {
+	if text == nil {
+		return nil, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+		return nil, errors.New("it is no object")
+	}
+	var o object
+	for dec.More() {
+		token, err := dec.Token()
+		key, ok := token.(string)
+		if err != nil || !ok {
+			return nil, fmt.Errorf("a mistake near byte %d", dec.InputOffset())
+		}
+		m := member{key: key}
+		if err := dec.Decode(&m.value); err != nil {
+			return nil, fmt.Errorf("a mistake near byte %d", dec.InputOffset())
+		}
+		if o.get(key) != nil {
+			return nil, fmt.Errorf("the key %q is there twice", key)
+		}
+		o = append(o, m)
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, fmt.Errorf("it ends too early, at byte %d", dec.InputOffset())
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("text behind the object, near byte %d", dec.InputOffset())
+	}
+	return o, nil
+}
+
+func (o object) get(key string) json.RawMessage {
+	for _, m := range o {
+		if strings.EqualFold(m.key, key) {
+			return m.value
+		}
+	}
+	return nil
+}
+
+func (o object) set(key string, value json.RawMessage) object {
+	for i, m := range o {
+		if strings.EqualFold(m.key, key) {
+			o[i].value = value
+			return o
+		}
+	}
+	return append(o, member{key, value})
+}
+
+func (o object) encode() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, m := range o {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		key, err := json.Marshal(m.key)
+		if err != nil {
+			return nil, err
+		}
+		b.Write(key)
+		b.WriteByte(':')
+		b.Write(m.value)
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+// ManifestName is the file in the output directory that lists what was provisioned, a line of JSON for each image.
+const ManifestName = "provisioned.jsonl"
+
+const maxManifest = 256 << 20
+
+// Manifest lists the images in a directory. It is complete after every image, so that one that was made before an
+// interruption is known.
+type Manifest struct {
+	path  string
+	lines []Provisioned
+}
+
+// OpenManifest reads the manifest of a directory, if there is one.
+func OpenManifest(dir string) (*Manifest, error) {
+	m := &Manifest{path: filepath.Join(dir, ManifestName)}
+	text, err := readLimited(m.path, maxManifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.path, plainCause(err))
+	}
+	for dec := json.NewDecoder(bytes.NewReader(text)); ; {
+		var p Provisioned
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return m, nil
+		} else if err != nil || p.Image == "" {
+			return nil, refuse(m.path, "move it away", "it is no list of provisioned images")
+		}
+		m.lines = append(m.lines, p)
+	}
+}
+
+// Path is that of the manifest.
+func (m *Manifest) Path() string { return m.path }
+
+// Add puts an image into the manifest, in the place of one of that name.
+func (m *Manifest) Add(p Provisioned) error {
+	at := len(m.lines)
+	for i, old := range m.lines {
+		if old.Image == p.Image {
+			at = i
+		}
+	}
+	m.lines = append(m.lines[:at], append([]Provisioned{p}, m.lines[min(at+1, len(m.lines)):]...)...)
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	enc.SetEscapeHTML(false)
+	for _, line := range m.lines {
+		if err := enc.Encode(line); err != nil {
+			return err
+		}
+	}
+	return durable.WriteFile(m.path, text.Bytes(), 0o644)
+}
