@@ -25,6 +25,7 @@ import (
 func (a *app) imageCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.imageMapCommand(), a.imageVerifyCommand(), a.imageLsCommand(), a.imageCatCommand(), a.imageExtractCommand(), a.imageDiffCommand(),
+		a.imageSetEnvCommand(), a.imageReplaceSlotCommand(), a.imageResizeCommand(), a.imageProvisionCommand(),
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/twinkeel/twinkeel/imaging/inspect"
 	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/internal/unpack"
+	"github.com/twinkeel/twinkeel/pipeline"
 	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
@@ -60,18 +61,11 @@ func (a *app) runImageVerify(ctx context.Context, o imageVerifyOptions, name str
 		return usagef("--fsck takes auto, always or never, not %q", o.fsck)
 	}
 	v := inspect.VerifyOptions{Check: o.fsck, NoDigests: o.noDigests}
-	im, err := a.imageAt(ctx, name)
+	name, im, planned, err := a.builtImage(ctx, name)
 	if err != nil {
 		return err
 	}
-	var planned *imaging.Map
 	if im != nil {
-		if planned, err = build.ImageMap(im); err != nil {
-			return err
-		}
-		if name = relative(im.Path); !exists(im.Path) {
-			return &hintedError{fmt.Sprintf("%s is not built", im.Address), "twinkeel image '" + im.Address + "'"}
-		}
 		v.Environment = build.EnvironmentLocations(im, planned)
 	}
 	d, err := a.openDisk(ctx, name)
@@ -111,6 +105,21 @@ func (a *app) runImageVerify(ctx context.Context, o imageVerifyOptions, name str
 		return &exitError{exitVerify, nil}
 	}
 	return err
+}
+
+// builtImage is the file of an image block, with its layout, when name is the address of one; else name is that of a file.
+func (a *app) builtImage(ctx context.Context, name string) (path string, im *pipeline.Image, planned *imaging.Map, err error) {
+	im, err = a.imageAt(ctx, name)
+	if err != nil || im == nil {
+		return name, nil, nil, err
+	}
+	if planned, err = build.ImageMap(im); err != nil {
+		return "", nil, nil, err
+	}
+	if !exists(im.Path) {
+		return "", nil, nil, &hintedError{fmt.Sprintf("%s is not built", im.Address), "twinkeel image '" + im.Address + "'"}
+	}
+	return relative(im.Path), im, planned, nil
 }
 
 func exists(path string) bool {

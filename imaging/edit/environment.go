@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/twinkeel/twinkeel/imaging"
@@ -41,6 +42,8 @@ type Environment struct {
 	Source  string       `json:"source"` // how its place is known
 	Changes []Change     `json:"changes"`
 	Boot    inspect.Boot `json:"boot"` // what it boots now
+	// Warning says why it may not boot.
+	Warning string `json:"warning,omitempty"`
 }
 
 const varBootCmd = "bootcmd"
@@ -256,6 +259,7 @@ func outcome(d *inspect.Disk, v Variables, before environment, vars map[string]s
 		return nil, fmt.Errorf("%s: the environment reads back differently from what was written", d.Path)
 	}
 	out.Boot = inspect.BootOf(d.Map, now)
+	out.Warning = bootWarning(d.Map, out.Boot, vars)
 	for name, old := range before.Variables {
 		if value, there := vars[name]; !there {
 			out.Changes = append(out.Changes, Change{name, &old, nil})
@@ -270,4 +274,25 @@ func outcome(d *inspect.Disk, v Variables, before environment, vars map[string]s
 	}
 	slices.SortFunc(out.Changes, func(a, b Change) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// bootWarning looks at the variables that choose a slot, where there are such.
+func bootWarning(m *imaging.Map, boot inspect.Boot, vars map[string]string) string {
+	part, hex := vars[bootenv.VarBootPart], vars[bootenv.VarBootPartHex]
+	if part == "" {
+		return ""
+	}
+	p, there := m.Partition(boot.Partition)
+	switch {
+	case boot.Partition == 0:
+		return boot.Why
+	case !there:
+		return fmt.Sprintf("it would boot partition %d, which is not there", boot.Partition)
+	case p.Filesystem == imaging.FilesystemNone:
+		return fmt.Sprintf("it would boot partition %s, which holds no file system", inspect.Title(p))
+	}
+	if n, err := strconv.ParseUint(hex, 16, 16); hex != "" && (err != nil || strconv.FormatUint(n, 10) != part) {
+		return fmt.Sprintf("%s is %q and %s is %q: they name two partitions", bootenv.VarBootPart, part, bootenv.VarBootPartHex, hex)
+	}
+	return ""
 }

@@ -103,28 +103,31 @@ func (im *Image) personalise(ctx context.Context, d Device, p *Provisioned) erro
 	if err != nil {
 		return err
 	}
-	files := []PartitionFile{{inspect.Title(data), File{Path: agentConfigFile, Data: config}}}
-	byNumber := map[int][]File{data.Number: {files[0].File}}
+	byPartition := map[int][]File{}
+	var order []imaging.Region
+	add := func(r imaging.Region, f File) {
+		if byPartition[r.Number] == nil {
+			order = append(order, r)
+		}
+		byPartition[r.Number] = append(byPartition[r.Number], f)
+	}
+	add(data, File{Path: agentConfigFile, Data: config})
 	if !d.NoKey {
 		private, err := newDeviceKey(p)
 		if err != nil {
 			return err
 		}
-		byNumber[data.Number] = append(byNumber[data.Number], File{Path: deviceKeyFile, Mode: 0o600, Data: private})
+		add(data, File{Path: deviceKeyFile, Mode: 0o600, Data: private})
 	}
-	order := []imaging.Region{data}
 	for _, f := range d.Files {
 		r, err := im.Disk.Find(f.Partition)
 		if err != nil {
 			return err
 		}
-		if byNumber[r.Number] == nil {
-			order = append(order, r)
-		}
-		byNumber[r.Number] = append(byNumber[r.Number], f.File)
+		add(r, f.File)
 	}
 	for _, r := range order {
-		if err := im.WriteFiles(ctx, r, byNumber[r.Number]); err != nil {
+		if err := im.WriteFiles(ctx, r, byPartition[r.Number]); err != nil {
 			return err
 		}
 	}
@@ -147,7 +150,7 @@ func (im *Image) config(data imaging.Region, d Device) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", what, plainCause(err))
 	case info.Size() > maxConfig:
 		return nil, refuse(what, "", "it has more than %s", imaging.FormatSize(maxConfig))
-	default:
+	default: // also a directory, which cannot be read
 		if old, err = fs.ReadFile(files, agentConfigFile); err != nil {
 			return nil, fmt.Errorf("%s: %w", what, plainCause(err))
 		}
