@@ -84,7 +84,11 @@ func (im *Image) fill(ctx context.Context, r imaging.Region, c Content) (int64, 
 			return 0, tooLarge(c, r, c.Size)
 		}
 		im.meter.more(c.Size)
-		return imaging.CopyStream(ctx, im.file(), r.Offset, c.Stream, im.meter.add)
+		size, err := imaging.CopyStream(ctx, im.file(), r.Offset, c.Stream, im.meter.add)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", c.Name, plainCause(err))
+		}
+		return size, nil
 	}
 	f, err := os.Open(c.File)
 	if err != nil {
@@ -139,9 +143,9 @@ func checkContent(c Content, r imaging.Region, found imaging.Filesystem, size in
 	case c.Force:
 		return nil
 	case found.Kind == "":
-		return refuse(c.Name, force, "it holds no file system that is known here")
+		return refuse(c.Name, force, "it holds no file system that is known")
 	case want != "" && found.Kind != want:
-		return refuse(c.Name, force, "it is a %s file system; partition %s is for %s", found.Kind, inspect.Title(r), want)
+		return refuse(c.Name, force, "it holds %s, but partition %s is for %s", found.Kind, inspect.Title(r), want)
 	}
 	return nil
 }

@@ -276,10 +276,11 @@ func outcome(d *inspect.Disk, v Variables, before environment, vars map[string]s
 	return out, nil
 }
 
-// bootWarning looks at the variables that choose a slot, where there are such.
+// bootWarning looks at the variables that choose a slot, where there are slots.
 func bootWarning(m *imaging.Map, boot inspect.Boot, vars map[string]string) string {
 	part, hex := vars[bootenv.VarBootPart], vars[bootenv.VarBootPartHex]
-	if part == "" {
+	slots := slices.ContainsFunc(m.Regions, func(r imaging.Region) bool { return r.Slot != "" })
+	if part == "" && !slots {
 		return ""
 	}
 	p, there := m.Partition(boot.Partition)
