@@ -159,36 +159,63 @@ func checkPath(name, kind string) error {
 // target is the file system for programs of e2fsprogs.
 func (w *filesystem) target() string { return fmt.Sprintf("%s?offset=%d", diskLink, w.r.Offset) }
 
-const superblockAt = 1024
+// ext4Super is what of a superblock is looked at.
+type ext4Super struct {
+	// written is the time of the last change, in seconds. What is done now gets the same, so that the same change of the same
+	// image gives the same bytes, and no time is in the future of another.
+	written       int64
+	kbytes        uint64 // written in its lifetime
+	needsRecovery bool   // the journal has changes that are not in their places
+}
 
-// ext4Time is the time of the last change of an ext4. What is done now gets the same, so that the same change of the same image
-// gives the same bytes, and no time is in the future of another.
-func (im *Image) ext4Time(r imaging.Region) (seconds int64, needsRecovery bool, err error) {
+func (im *Image) ext4Super(r imaging.Region) (s ext4Super, err error) {
 	super := make([]byte, 1024)
-	if _, err := im.file().ReadAt(super, r.Offset+superblockAt); err != nil {
-		return 0, false, plainCause(err)
+	if _, err := im.file().ReadAt(super, r.Offset+1024); err != nil {
+		return s, plainCause(err)
 	}
-	const recover = 0x4 // INCOMPAT_RECOVER: the journal has changes that are not in their places
-	return max(int64(binary.LittleEndian.Uint32(super[0x30:])), 1), binary.LittleEndian.Uint32(super[0x60:])&recover != 0, nil
+	const incompatRecover = 0x4
+	le := binary.LittleEndian
+	return ext4Super{
+		written: max(int64(le.Uint32(super[0x30:])), 1), kbytes: le.Uint64(super[0x178:]),
+		needsRecovery: le.Uint32(super[0x60:])&incompatRecover != 0,
+	}, nil
 }
 
 // checkExt4 wants an ext4 that is whole: a program that changes a damaged one may damage more.
-func (im *Image) checkExt4(ctx context.Context, r imaging.Region, target string) (seconds int64, err error) {
+func (im *Image) checkExt4(ctx context.Context, r imaging.Region, target string) (super ext4Super, err error) {
 	what := "partition " + inspect.Title(r)
-	seconds, recover, err := im.ext4Time(r)
-	if err != nil {
-		return 0, err
+	if super, err = im.ext4Super(r); err != nil {
+		return super, err
 	}
 	advice := fmt.Sprintf("repair it: e2fsck -f '%s?offset=%d'", im.source, r.Offset)
-	if recover {
-		return 0, refuse(what, advice, "its file system was not unmounted: its journal has changes that are not in their places")
+	if super.needsRecovery {
+		return super, refuse(what, advice, "its file system was not unmounted: its journal has changes that are not in their places")
 	}
-	_, err = im.run(ctx, seconds, "e2fsck", "-f", "-n", target)
+	_, err = im.run(ctx, super.written, "e2fsck", "-f", "-n", target)
 	var failed *imaging.ToolError
 	if errors.As(err, &failed) && failed.Package == "" && ctx.Err() == nil {
-		return 0, refuse(what, advice, "its file system is damaged: e2fsck says: %s", failed.Output)
+		return super, refuse(what, advice, "its file system is damaged: e2fsck says: %s", failed.Output)
 	}
-	return seconds, err
+	return super, err
+}
+
+// debugfs runs a script. It ends well whatever happened; what is neither its banner nor an echo of the script says that
+// something did.
+func (im *Image) debugfs(ctx context.Context, seconds int64, target, script string) error {
+	if err := im.scratchFile("script", []byte(script)); err != nil {
+		return err
+	}
+	output, err := im.run(ctx, seconds, "debugfs", "-w", "-f", "script", target)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "debugfs") && !strings.HasPrefix(line, "Allocated inode:") {
+			return &imaging.ToolError{Tool: "debugfs", Output: line, Err: errors.New("it failed")}
+		}
+	}
+	return nil
 }
 
 // run runs a program in the scratch folder.
@@ -206,7 +233,7 @@ func (im *Image) run(ctx context.Context, seconds int64, name string, args ...st
 }
 
 func (w *filesystem) writeExt4() error {
-	seconds, err := w.im.checkExt4(w.ctx, w.r, w.target())
+	super, err := w.im.checkExt4(w.ctx, w.r, w.target())
 	if err != nil {
 		return err
 	}
@@ -215,7 +242,7 @@ func (w *filesystem) writeExt4() error {
 		fmt.Fprintf(&script, "mkdir \"/%s\"\nset_inode_field \"/%s\" mode 040755\n", dir, dir)
 	}
 	for i, f := range w.files {
-		if err := w.stage(i, seconds); err != nil {
+		if err := w.stage(i, super.written); err != nil {
 			return err
 		}
 		if w.there[i] {
@@ -227,19 +254,8 @@ func (w *filesystem) writeExt4() error {
 			fmt.Fprintf(&script, "set_inode_field \"/%s\" %s 0\n", f.Path, owner)
 		}
 	}
-	if err := w.im.scratchFile("script", []byte(script.String())); err != nil {
+	if err := w.im.debugfs(w.ctx, super.written, w.target(), script.String()); err != nil {
 		return err
-	}
-	output, err := w.im.run(w.ctx, seconds, "debugfs", "-w", "-f", "script", w.target())
-	if err != nil {
-		return err
-	}
-	// It ends well whatever happened; what is neither its banner nor an echo of the script says that something did.
-	for line := range strings.Lines(output) {
-		line = strings.TrimSpace(line)
-		if line != "" && !strings.HasPrefix(line, "debugfs") && !strings.HasPrefix(line, "Allocated inode:") {
-			return &imaging.ToolError{Tool: "debugfs", Output: line, Err: errors.New("writing files")}
-		}
 	}
 	_, err = w.im.checkExt4(w.ctx, w.r, w.target())
 	return err

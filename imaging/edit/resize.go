@@ -180,15 +180,20 @@ func (im *Image) growExt4(ctx context.Context, r imaging.Region, room int64) err
 	if err := imaging.CopyRange(ctx, f, 0, im.file(), r.Offset, r.Size, im.meter.add); err != nil {
 		return fmt.Errorf("copying partition %s: %w", inspect.Title(r), plainCause(err))
 	}
-	seconds, err := im.checkExt4(ctx, r, name)
+	super, err := im.checkExt4(ctx, r, name)
 	if err != nil {
 		return err
 	}
 	// resize2fs wants a check since the last mount.
-	if _, err := im.run(ctx, seconds, "e2fsck", "-f", "-p", name); err != nil && !corrected(err) {
+	if _, err := im.run(ctx, super.written, "e2fsck", "-f", "-p", name); err != nil && !corrected(err) {
 		return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
 	}
-	if _, err := im.run(ctx, seconds, "resize2fs", name, strconv.FormatInt(room/512, 10)+"s"); err != nil {
+	if _, err := im.run(ctx, super.written, "resize2fs", name, strconv.FormatInt(room/512, 10)+"s"); err != nil {
+		return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
+	}
+	// Programs that do not ask for the time note it here.
+	script := fmt.Sprintf("set_super_value lastcheck @%d\nset_super_value kbytes_written %d\n", super.written, super.kbytes)
+	if err := im.debugfs(ctx, super.written, name, script); err != nil {
 		return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
 	}
 	if _, err := im.checkExt4(ctx, r, name); err != nil {
