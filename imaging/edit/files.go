@@ -3,7 +3,6 @@ package edit
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,8 +36,8 @@ func (im *Image) WriteFiles(ctx context.Context, r imaging.Region, files []File)
 		return nil
 	}
 	inside, kind, err := imaging.OpenFilesystem(im.Disk.Section(r), r.Size)
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
+	if err != nil && kind != "" {
+		return im.unreadable(ctx, r, kind, err)
 	}
 	w := &filesystem{im: im, ctx: ctx, r: r, what: "partition " + inspect.Title(r), files: slices.Clone(files), inside: inside}
 	if err := w.check(kind); err != nil {
@@ -56,6 +55,16 @@ func (im *Image) WriteFiles(ctx context.Context, r imaging.Region, files []File)
 		return w.plain(err)
 	}
 	return w.readBack()
+}
+
+// unreadable says why a file system cannot be looked into, as well as its own program knows it.
+func (im *Image) unreadable(ctx context.Context, r imaging.Region, kind string, err error) error {
+	if kind == imaging.FilesystemExt4 {
+		if _, err := im.checkExt4(ctx, r, target(r)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
 }
 
 // filesystem is one run of WriteFiles.
@@ -156,30 +165,8 @@ func checkPath(name, kind string) error {
 	return nil
 }
 
-// target is the file system for programs of e2fsprogs.
-func (w *filesystem) target() string { return fmt.Sprintf("%s?offset=%d", diskLink, w.r.Offset) }
-
-// ext4Super is what of a superblock is looked at.
-type ext4Super struct {
-	// written is the time of the last change, in seconds. What is done now gets the same, so that the same change of the same
-	// image gives the same bytes, and no time is in the future of another.
-	written       int64
-	kbytes        uint64 // written in its lifetime
-	needsRecovery bool   // the journal has changes that are not in their places
-}
-
-func (im *Image) ext4Super(r imaging.Region) (s ext4Super, err error) {
-	super := make([]byte, 1024)
-	if _, err := im.file().ReadAt(super, r.Offset+1024); err != nil {
-		return s, plainCause(err)
-	}
-	const incompatRecover = 0x4
-	le := binary.LittleEndian
-	return ext4Super{
-		written: max(int64(le.Uint32(super[0x30:])), 1), kbytes: le.Uint64(super[0x178:]),
-		needsRecovery: le.Uint32(super[0x60:])&incompatRecover != 0,
-	}, nil
-}
+// target is the file system of a partition for programs of e2fsprogs.
+func target(r imaging.Region) string { return fmt.Sprintf("%s?offset=%d", diskLink, r.Offset) }
 
 // checkExt4 wants an ext4 that is whole: a program that changes a damaged one may damage more.
 func (im *Image) checkExt4(ctx context.Context, r imaging.Region, target string) (super ext4Super, err error) {
@@ -233,7 +220,7 @@ func (im *Image) run(ctx context.Context, seconds int64, name string, args ...st
 }
 
 func (w *filesystem) writeExt4() error {
-	super, err := w.im.checkExt4(w.ctx, w.r, w.target())
+	super, err := w.im.checkExt4(w.ctx, w.r, target(w.r))
 	if err != nil {
 		return err
 	}
@@ -254,10 +241,10 @@ func (w *filesystem) writeExt4() error {
 			fmt.Fprintf(&script, "set_inode_field \"/%s\" %s 0\n", f.Path, owner)
 		}
 	}
-	if err := w.im.debugfs(w.ctx, super.written, w.target(), script.String()); err != nil {
+	if err := w.im.debugfs(w.ctx, super.written, target(w.r), script.String()); err != nil {
 		return err
 	}
-	_, err = w.im.checkExt4(w.ctx, w.r, w.target())
+	_, err = w.im.checkExt4(w.ctx, w.r, target(w.r))
 	return err
 }
 
@@ -265,9 +252,9 @@ func (w *filesystem) writeExt4() error {
 const vfatEpoch = 315532800
 
 func (w *filesystem) writeVFAT() error {
-	target := fmt.Sprintf("%s@@%d", diskLink, w.r.Offset)
+	disk := fmt.Sprintf("%s@@%d", diskLink, w.r.Offset)
 	for _, dir := range w.dirs {
-		if _, err := w.im.run(w.ctx, vfatEpoch, "mmd", "-i", target, "-D", "s", "::/"+dir); err != nil {
+		if _, err := w.im.run(w.ctx, vfatEpoch, "mmd", "-i", disk, "-D", "s", "::/"+dir); err != nil {
 			return err
 		}
 	}
@@ -276,7 +263,7 @@ func (w *filesystem) writeVFAT() error {
 			return err
 		}
 		// -m: with the time of the staged file; -D o: over one of that name, instead of asking somebody.
-		if _, err := w.im.run(w.ctx, vfatEpoch, "mcopy", "-i", target, "-m", "-Q", "-D", "o", staged(i), "::/"+f.Path); err != nil {
+		if _, err := w.im.run(w.ctx, vfatEpoch, "mcopy", "-i", disk, "-m", "-Q", "-D", "o", staged(i), "::/"+f.Path); err != nil {
 			return err
 		}
 	}

@@ -191,10 +191,8 @@ func (im *Image) growExt4(ctx context.Context, r imaging.Region, room int64) err
 	if _, err := im.run(ctx, super.written, "resize2fs", name, strconv.FormatInt(room/512, 10)+"s"); err != nil {
 		return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
 	}
-	// Programs that do not ask for the time note it here.
-	script := fmt.Sprintf("set_super_value lastcheck @%d\nset_super_value kbytes_written %d\n", super.written, super.kbytes)
-	if err := im.debugfs(ctx, super.written, name, script); err != nil {
-		return fmt.Errorf("partition %s: %w", inspect.Title(r), err)
+	if err := super.setTimes(f); err != nil {
+		return plainCause(err)
 	}
 	if _, err := im.checkExt4(ctx, r, name); err != nil {
 		return err

@@ -162,6 +162,28 @@ func TestResizeTwiceIsTheSameAsOnce(t *testing.T) {
 	}
 }
 
+// TestResizeWithChecksums: file systems of other makers have checksums and 64-bit numbers.
+func TestResizeWithChecksums(t *testing.T) {
+	t.Parallel()
+	data := filepath.Join(t.TempDir(), "data.ext4")
+	run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-O", "metadata_csum,64bit", "-U", "6c1a5a4e-52a1-4cf4-8e0c-6f1a0c3c1f00", data, "20M")
+	var results []string
+	for range 2 {
+		path := board(t, func(img *imaging.Image) {
+			img.Layout.Partitions[3].Size = 20 * mib
+			img.Contents["data"] = imaging.Content{File: data}
+		})
+		if got := resize(t, path, 300*mib); !got.Grown {
+			t.Errorf("%+v", got)
+		}
+		sound(t, path)
+		results = append(results, string(readFile(t, path)))
+	}
+	if results[0] != results[1] {
+		t.Error("two runs differ")
+	}
+}
+
 func TestShrink(t *testing.T) {
 	t.Parallel()
 	path := board(t, func(img *imaging.Image) { img.Layout.DiskSize = 100 * mib })
