@@ -45,7 +45,7 @@ provisioned.jsonl in the directory has a line of JSON for each image: its name, 
 device will ask to be accepted, with its fingerprint. Private keys are in the images alone, which only their owner may read:
 treat them as keys. An image that is there already is only replaced with --force, and its device then has another key.
 
-` + editHelp,
+IMAGE is a raw image, or the address of an image block that is built. A block map (.bmap) beside it is made anew for each.`,
 		Args: exactArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runImageProvision(cmd.Context(), o, args[0]) },
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 )
@@ -106,7 +105,7 @@ func Blank(f *os.File, off, size int64) (bool, error) {
 		for at = start; at < stop; {
 			part := buf[:min(int64(len(buf)), stop-at)]
 			if _, err := f.ReadAt(part, at); err != nil {
-				return false, fmt.Errorf("reading %s: %w", f.Name(), err)
+				return false, err
 			}
 			at += int64(len(part))
 			for ; len(part) > 0; part = part[min(len(part), len(zeros)):] {

@@ -94,7 +94,7 @@ func Open(ctx context.Context, path string, o Options) (im *Image, err error) {
 	defer d.Close()
 	switch {
 	case !d.Plain() && o.Output == "":
-		return nil, refuse(path, "write a raw image with --output FILE", "it is %s, not a raw image: it cannot be changed in its place", d.Format)
+		return nil, refuse(path, "write a raw image with --output FILE", "it is %s, not a raw image: it cannot be changed as it is", d.Format)
 	case d.Map == nil:
 		return nil, fmt.Errorf("%s: %w", path, d.NoTable)
 	}
@@ -124,8 +124,13 @@ func (im *Image) resolve() error {
 		return refuse(given, "", "it is not a file")
 	}
 	im.Path = target
-	if im.o.Output == "" {
-		return refusePacked(given, target)
+	switch {
+	case im.o.Output == "":
+		return refusePacked(given, target, "unpack it first, or write a raw image with --output FILE")
+	case im.o.Private: // one of many: each would have to be unpacked
+		if err := refusePacked(given, target, "unpack it first"); err != nil {
+			return err
+		}
 	}
 	im.Path = im.o.Output
 	if target, err := filepath.EvalSymlinks(im.Path); err == nil {
@@ -138,7 +143,7 @@ func (im *Image) resolve() error {
 }
 
 // refusePacked refuses a compressed image by its first bytes.
-func refusePacked(given, path string) error {
+func refusePacked(given, path, advice string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("%s: %w", given, plainCause(err))
@@ -150,8 +155,7 @@ func refusePacked(given, path string) error {
 	}
 	defer stream.Close()
 	if format != unpack.None {
-		return refuse(given, "unpack it first, or write a raw image with --output FILE",
-			"it is compressed (%s): it cannot be changed in its place", format)
+		return refuse(given, advice, "it is compressed (%s): it cannot be changed as it is", format)
 	}
 	return nil
 }

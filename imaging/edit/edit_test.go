@@ -232,6 +232,38 @@ func TestModeAndLinkAreKept(t *testing.T) {
 	}
 }
 
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	path := board(t, nil)
+	before := string(readFile(t, path))
+	ctx, cancel := context.WithCancel(t.Context())
+	im, err := Open(ctx, path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	data, err := im.Disk.Find("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := im.WriteFiles(ctx, data, []File{{Path: "x"}}); !errors.Is(err, context.Canceled) {
+		t.Errorf("WriteFiles: %v", err)
+	}
+	if _, err := im.Commit(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Commit: %v", err)
+	}
+	alone(t, path)
+	ctx, cancel = context.WithCancel(t.Context())
+	_, err = Open(ctx, path, Options{Progress: func(int64, int64) { cancel() }})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Open: %v", err)
+	}
+	if string(readFile(t, path)) != before {
+		t.Error("the image has changed")
+	}
+	alone(t, path)
+}
+
 func TestChangedMeanwhile(t *testing.T) {
 	t.Parallel()
 	path := board(t, nil)

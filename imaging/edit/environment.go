@@ -187,6 +187,9 @@ func writeUBoot(f *os.File, e environment, vars map[string]string) error {
 	return nil
 }
 
+// maxGRUBFile bounds the files of an environment, of which none has more than a block.
+const maxGRUBFile = 4 * bootenv.GRUBSize
+
 // writeGRUB changes the files outside of the image, where the store that devices use keeps their form, and puts them back.
 func (im *Image) writeGRUB(ctx context.Context, e environment, changes map[string]string) error {
 	files, _, err := imaging.OpenFilesystem(im.Disk.Section(e.Partition), e.Partition.Size)
@@ -205,9 +208,12 @@ func (im *Image) writeGRUB(ctx context.Context, e environment, changes map[strin
 		}
 		for _, name := range []string{"env", "lock", "lock.sha256sum"} {
 			inside := path.Join(e.Dir, c, name)
+			if info, err := fs.Stat(files, inside); err != nil || info.Size() > maxGRUBFile {
+				continue // the store makes what is missing
+			}
 			text, err := fs.ReadFile(files, inside)
 			if err != nil {
-				continue // the store makes what is missing
+				continue
 			}
 			before[path.Join(c, name)] = text
 			if err := im.scratchFile(path.Join("grub", c, name), text); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -199,7 +200,11 @@ func (im *Image) debugfs(ctx context.Context, seconds int64, target, script stri
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
 		if line != "" && !strings.HasPrefix(line, "debugfs") && !strings.HasPrefix(line, "Allocated inode:") {
-			return &imaging.ToolError{Tool: "debugfs", Output: line, Err: errors.New("it failed")}
+			err := errors.New("it failed")
+			if strings.Contains(line, "No space left on device") { // of the host
+				err = syscall.ENOSPC
+			}
+			return &imaging.ToolError{Tool: "debugfs", Output: line, Err: err}
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package edit
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -12,14 +11,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/imaging/inspect"
-	"github.com/twinkeel/twinkeel/internal/durable"
 )
 
 // The agent's files on the data partition, which is its data directory: agent/config.go and agent/key.go read them.
@@ -175,10 +172,8 @@ func keyPlace(config []byte) string {
 		return "" // the agent says what is wrong with it
 	}
 	place := c.Security.AuthPrivateKey
-	for _, known := range deviceKeyPaths {
-		if place == known {
-			return ""
-		}
+	if slices.Contains(deviceKeyPaths, place) {
+		return ""
 	}
 	return place
 }
@@ -201,170 +196,4 @@ func newDeviceKey(p *Provisioned) ([]byte, error) {
 	p.PublicKey = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER}))
 	p.Fingerprint = hex.EncodeToString(sum[:])
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-// withIdentity sets Identity in the section "Twinkeel" of a mender.conf. All else stays, in its order.
-func withIdentity(config []byte, identity map[string]string) ([]byte, error) {
-	top, err := parseObject(config)
-	if err != nil {
-		return nil, err
-	}
-	text, err := json.Marshal(identity)
-	if err != nil {
-		return nil, err
-	}
-	own, err := parseObject(top.get("Twinkeel"))
-	if err != nil {
-		return nil, fmt.Errorf("Twinkeel: %w", err)
-	}
-	section, err := own.set("Identity", text).encode()
-	if err != nil {
-		return nil, err
-	}
-	all, err := top.set("Twinkeel", section).encode()
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	if err := json.Indent(&out, all, "", "  "); err != nil {
-		return nil, err
-	}
-	out.WriteByte('\n')
-	return out.Bytes(), nil
-}
-
-// object is a JSON object whose members keep their order. The agent compares keys without regard to case and refuses one that is
-// there twice.
-type object []member
-
-type member struct {
-	key   string
-	value json.RawMessage
-}
-
-func parseObject(text []byte) (object, error) {
-	if text == nil {
-		return nil, nil
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
-		return nil, errors.New("it is no object")
-	}
-	var o object
-	for dec.More() {
-		token, err := dec.Token()
-		key, ok := token.(string)
-		if err != nil || !ok {
-			return nil, fmt.Errorf("a mistake near byte %d", dec.InputOffset())
-		}
-		m := member{key: key}
-		if err := dec.Decode(&m.value); err != nil {
-			return nil, fmt.Errorf("a mistake near byte %d", dec.InputOffset())
-		}
-		if o.get(key) != nil {
-			return nil, fmt.Errorf("the key %q is there twice", key)
-		}
-		o = append(o, m)
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, fmt.Errorf("it ends too early, at byte %d", dec.InputOffset())
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("text behind the object, near byte %d", dec.InputOffset())
-	}
-	return o, nil
-}
-
-func (o object) get(key string) json.RawMessage {
-	for _, m := range o {
-		if strings.EqualFold(m.key, key) {
-			return m.value
-		}
-	}
-	return nil
-}
-
-func (o object) set(key string, value json.RawMessage) object {
-	for i, m := range o {
-		if strings.EqualFold(m.key, key) {
-			o[i].value = value
-			return o
-		}
-	}
-	return append(o, member{key, value})
-}
-
-func (o object) encode() ([]byte, error) {
-	var b bytes.Buffer
-	b.WriteByte('{')
-	for i, m := range o {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		key, err := json.Marshal(m.key)
-		if err != nil {
-			return nil, err
-		}
-		b.Write(key)
-		b.WriteByte(':')
-		b.Write(m.value)
-	}
-	b.WriteByte('}')
-	return b.Bytes(), nil
-}
-
-// ManifestName is the file in the output directory that lists what was provisioned, a line of JSON for each image.
-const ManifestName = "provisioned.jsonl"
-
-const maxManifest = 256 << 20
-
-// Manifest lists the images in a directory. It is complete after every image, so that one that was made before an
-// interruption is known.
-type Manifest struct {
-	path  string
-	lines []Provisioned
-}
-
-// OpenManifest reads the manifest of a directory, if there is one.
-func OpenManifest(dir string) (*Manifest, error) {
-	m := &Manifest{path: filepath.Join(dir, ManifestName)}
-	text, err := readLimited(m.path, maxManifest)
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.path, plainCause(err))
-	}
-	for dec := json.NewDecoder(bytes.NewReader(text)); ; {
-		var p Provisioned
-		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
-			return m, nil
-		} else if err != nil || p.Image == "" {
-			return nil, refuse(m.path, "move it away", "it is no list of provisioned images")
-		}
-		m.lines = append(m.lines, p)
-	}
-}
-
-// Path is that of the manifest.
-func (m *Manifest) Path() string { return m.path }
-
-// Add puts an image into the manifest, in the place of one of that name.
-func (m *Manifest) Add(p Provisioned) error {
-	at := len(m.lines)
-	for i, old := range m.lines {
-		if old.Image == p.Image {
-			at = i
-		}
-	}
-	m.lines = append(m.lines[:at], append([]Provisioned{p}, m.lines[min(at+1, len(m.lines)):]...)...)
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false)
-	for _, line := range m.lines {
-		if err := enc.Encode(line); err != nil {
-			return err
-		}
-	}
-	return durable.WriteFile(m.path, text.Bytes(), 0o644)
 }

@@ -2,6 +2,7 @@ package edit
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"io"
 	"os"
@@ -78,7 +79,7 @@ func (s ext4Super) setTimes(f *os.File) error {
 		case sparse && !hasSuper(group):
 			continue
 		}
-		if _, err := f.ReadAt(b, off); err == io.EOF { //nolint:errorlint // ReaderAt gives it bare
+		if _, err := f.ReadAt(b, off); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
