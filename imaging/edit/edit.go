@@ -87,7 +87,7 @@ func Open(ctx context.Context, path string, o Options) (im *Image, err error) {
 		return nil, err
 	}
 	defer spaceError(&err, im.Path)
-	d, err := inspect.Open(ctx, im.source, inspect.Options{TempDir: filepath.Dir(im.Path)})
+	d, err := inspect.Open(ctx, im.source, inspect.Options{TempDir: filepath.Dir(im.Path), Progress: o.Progress})
 	if err != nil {
 		return nil, err
 	}

@@ -108,7 +108,7 @@ func (im *Image) personalise(ctx context.Context, d Device, p *Provisioned) erro
 		}
 		byPartition[r.Number] = append(byPartition[r.Number], f)
 	}
-	add(data, File{Path: agentConfigFile, Data: config})
+	add(data, config)
 	if !d.NoKey {
 		private, err := newDeviceKey(p)
 		if err != nil {
@@ -133,34 +133,35 @@ func (im *Image) personalise(ctx context.Context, d Device, p *Provisioned) erro
 
 // config is the agent's configuration with the device's identity. A new one is for the agent's eyes alone, as it is in images that
 // are built here.
-func (im *Image) config(data imaging.Region, d Device) ([]byte, error) {
+func (im *Image) config(data imaging.Region, d Device) (f File, err error) {
 	files, _, err := imaging.OpenFilesystem(im.Disk.Section(data), data.Size)
 	if err != nil {
-		return nil, err
+		return f, err
 	}
+	f.Path = agentConfigFile
 	what := fmt.Sprintf("/%s of partition %s", agentConfigFile, inspect.Title(data))
 	old := []byte("{}")
 	info, err := fs.Stat(files, agentConfigFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		f.Mode = 0o600
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", what, plainCause(err))
+		return f, fmt.Errorf("%s: %w", what, plainCause(err))
 	case info.Size() > maxConfig:
-		return nil, refuse(what, "", "it has more than %s", imaging.FormatSize(maxConfig))
+		return f, refuse(what, "", "it has more than %s", imaging.FormatSize(maxConfig))
 	default: // also a directory, which cannot be read
 		if old, err = fs.ReadFile(files, agentConfigFile); err != nil {
-			return nil, fmt.Errorf("%s: %w", what, plainCause(err))
+			return f, fmt.Errorf("%s: %w", what, plainCause(err))
 		}
 	}
-	config, err := withIdentity(old, d.Identity)
-	if err != nil {
-		return nil, refuse(what, "correct it in the image", "it is not JSON as the agent reads it: %v", err)
+	if f.Data, err = withIdentity(old, d.Identity); err != nil {
+		return f, refuse(what, "correct it in the image", "it is not JSON as the agent reads it: %v", err)
 	}
-	if place := keyPlace(config); place != "" && !d.NoKey {
-		return nil, refuse(what, "leave Security.AuthPrivateKey out, or let devices make their keys with --no-key",
+	if place := keyPlace(f.Data); place != "" && !d.NoKey {
+		return f, refuse(what, "leave Security.AuthPrivateKey out, or let devices make their keys with --no-key",
 			"it has the device's key in %s, where it cannot be put", place)
 	}
-	return config, nil
+	return f, nil
 }
 
 // keyPlace is where a configuration has the device's key, if not where the agent looks without one.

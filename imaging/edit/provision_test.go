@@ -135,6 +135,32 @@ func checkAgentReads(t testing.TB, path, serial string) {
 	}
 }
 
+func TestProvisionWithoutConfiguration(t *testing.T) {
+	t.Parallel()
+	path := board(t, func(img *imaging.Image) {
+		img.Contents["data"] = imaging.Content{Tree: []imaging.TreeFile{{Path: "mender/device_type", Data: []byte("device_type=board\n")}}}
+	})
+	out := filepath.Join(t.TempDir(), "x.img")
+	p, err := Provision(t.Context(), path, Device{Output: out, Identity: map[string]string{"serial": "1"}, NoKey: true}, Options{})
+	if err != nil || p.PublicKey != "" {
+		t.Fatal(p, err)
+	}
+	d, err := inspect.Open(t.Context(), out, inspect.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	inside, _, err := d.Filesystem("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := fs.Stat(inside, agentConfigFile)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v %v", info, err)
+	}
+	checkAgentReads(t, out, "1")
+}
+
 func TestRefusedProvisioning(t *testing.T) {
 	t.Parallel()
 	conf := func(text string) func(*imaging.Image) {

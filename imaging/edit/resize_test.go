@@ -140,18 +140,18 @@ func shape(dump string) string {
 func TestResizeTwiceIsTheSameAsOnce(t *testing.T) {
 	t.Parallel()
 	one := board(t, nil)
-	resize(t, one, 80*mib)
-	resize(t, one, 200*mib)
+	resize(t, one, 50*mib)
+	resize(t, one, 90*mib)
 	before := string(readFile(t, one))
-	if got := resize(t, one, 200*mib); got.Room != got.OldRoom {
+	if got := resize(t, one, 90*mib); got.Room != got.OldRoom {
 		t.Errorf("%+v", got)
 	}
 	if string(readFile(t, one)) != before {
 		t.Error("resizing to the same size changes bytes")
 	}
 	other := board(t, nil)
-	resize(t, other, 80*mib)
-	resize(t, other, 200*mib)
+	resize(t, other, 50*mib)
+	resize(t, other, 90*mib)
 	if string(readFile(t, other)) != before {
 		after := string(readFile(t, other))
 		for i := range before {
@@ -173,7 +173,7 @@ func TestResizeWithChecksums(t *testing.T) {
 			img.Layout.Partitions[3].Size = 20 * mib
 			img.Contents["data"] = imaging.Content{File: data}
 		})
-		if got := resize(t, path, 300*mib); !got.Grown {
+		if got := resize(t, path, 100*mib); !got.Grown {
 			t.Errorf("%+v", got)
 		}
 		sound(t, path)
