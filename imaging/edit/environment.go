@@ -92,7 +92,7 @@ func SetDeviceEnvironment(ctx context.Context, device string, v Variables) (*Env
 		return nil, refuse(device, "flash an image that has one, or boot once and run saveenv in U-Boot",
 			"its environment was never written; that is only done in an image")
 	}
-	store, err := bootenv.OpenUBoot(e.locations(device))
+	store, err := bootenv.OpenUBoot(locations(e, device))
 	if err != nil {
 		return nil, err
 	}
@@ -102,10 +102,7 @@ func SetDeviceEnvironment(ctx context.Context, device string, v Variables) (*Env
 	return outcome(d, v, e, vars)
 }
 
-// environment is one that can be changed.
-type environment struct{ *inspect.Environment }
-
-func (e environment) locations(path string) (out []bootenv.Location) {
+func locations(e *inspect.Environment, path string) (out []bootenv.Location) {
 	for _, c := range e.Copies {
 		out = append(out, bootenv.Location{Path: path, Offset: c.Offset, Size: c.Size})
 	}
@@ -125,21 +122,21 @@ func (v Variables) changes() map[string]string {
 }
 
 // plan finds the environment and its variables after the change.
-func plan(d *inspect.Disk, v Variables) (environment, map[string]string, error) {
+func plan(d *inspect.Disk, v Variables) (*inspect.Environment, map[string]string, error) {
 	found, err := findEnvironment(d, v.Known)
 	if err != nil {
-		return environment{}, nil, err
+		return nil, nil, err
 	}
 	vars, err := bootenv.Apply(found.Variables, v.changes())
 	if err != nil {
-		return environment{}, nil, err
+		return nil, nil, err
 	}
 	if found.Blank() && vars[varBootCmd] == "" && !v.Init {
-		return environment{}, nil, refuse(d.Path,
+		return nil, nil, refuse(d.Path,
 			"give all variables, as with --file u-boot-initial-env from the build of U-Boot; without bootcmd only --init writes it",
 			"its environment was never written: U-Boot goes by the variables built into it, all of which a new one would replace, and this one has no bootcmd")
 	}
-	return environment{found}, vars, nil
+	return found, vars, nil
 }
 
 // findEnvironment wants exactly one that can be used, or that was never written.
@@ -155,6 +152,11 @@ func findEnvironment(d *inspect.Disk, known []bootenv.Location) (*inspect.Enviro
 			"no environment of a boot loader was found")
 	}
 	e := all[0]
+	if e.Kind == inspect.EnvironmentUBoot {
+		if err := checkPlaces(d, e); err != nil {
+			return nil, err
+		}
+	}
 	if !e.Usable() && !e.Blank() {
 		return nil, refuse(d.Path, "check that the offsets and the size are those the boot loader was built with",
 			"no copy of its environment (by %s) can be used: %s", e.Source, e.Copies[0].Reason)
@@ -162,8 +164,24 @@ func findEnvironment(d *inspect.Disk, known []bootenv.Location) (*inspect.Enviro
 	return e, nil
 }
 
+// checkPlaces refuses copies that are in each other's way, or over a partition table: a damaged one is overwritten, and what
+// says where it is may be wrong.
+func checkPlaces(d *inspect.Disk, e *inspect.Environment) error {
+	if _, err := bootenv.OpenUBoot(locations(e, d.Path)); err != nil {
+		return refuse(d.Path, "", "its environment (by %s): %v", e.Source, err)
+	}
+	for _, c := range e.Copies {
+		for _, r := range d.Map.Regions {
+			if (r.Kind == imaging.KindTable || r.Kind == imaging.KindBackupTable) && c.Offset < r.End() && r.Offset < c.Offset+c.Size {
+				return refuse(d.Path, "correct the offsets", "its environment (by %s) would be over the partition table, at %s", e.Source, c.Place)
+			}
+		}
+	}
+	return nil
+}
+
 // writeUBoot writes the copy that is not in use, or the only one; of an environment that was never written, all.
-func writeUBoot(f *os.File, e environment, vars map[string]string) error {
+func writeUBoot(f *os.File, e *inspect.Environment, vars map[string]string) error {
 	flag, targets := byte(1), []int{0, 1}[:len(e.Copies)]
 	for i, c := range e.Copies {
 		if !c.Used {
@@ -191,7 +209,7 @@ func writeUBoot(f *os.File, e environment, vars map[string]string) error {
 const maxGRUBFile = 4 * bootenv.GRUBSize
 
 // writeGRUB changes the files outside of the image, where the store that devices use keeps their form, and puts them back.
-func (im *Image) writeGRUB(ctx context.Context, e environment, changes map[string]string) error {
+func (im *Image) writeGRUB(ctx context.Context, e *inspect.Environment, changes map[string]string) error {
 	files, _, err := imaging.OpenFilesystem(im.Disk.Section(e.Partition), e.Partition.Size)
 	if err != nil {
 		return fmt.Errorf("partition %s: %w", inspect.Title(e.Partition), err)
@@ -252,7 +270,7 @@ func grubChanges(outside, dir string, before map[string][]byte) (files []File, e
 }
 
 // outcome reads the environment back and compares it with what was meant.
-func outcome(d *inspect.Disk, v Variables, before environment, vars map[string]string) (*Environment, error) {
+func outcome(d *inspect.Disk, v Variables, before *inspect.Environment, vars map[string]string) (*Environment, error) {
 	now, err := findEnvironment(d, v.Known)
 	if err != nil {
 		return nil, err

@@ -167,6 +167,8 @@ func TestRefusedEnvironments(t *testing.T) {
 		"too much":              {nil, set("a", strings.Repeat("x", envSize)), "has room for"},
 		"a place not there":     {nil, Variables{Set: map[string]string{"a": "b"}, Known: []bootenv.Location{{Path: "/dev/mmcblk0", Offset: 1 << 40, Size: envSize}}}, "ends behind the disk"},
 		"a place in partitions": {nil, Variables{Set: map[string]string{"a": "b"}, Known: []bootenv.Location{{Path: "/dev/mmcblk0", Offset: 4 * mib, Size: envSize}}}, "lies in partition"},
+		"over the table":        {nil, Variables{Set: map[string]string{"a": "b"}, Known: []bootenv.Location{{Path: "/dev/mmcblk0", Offset: envOffset, Size: envSize}, {Path: "/dev/mmcblk0", Size: envSize}}}, "over the partition table"},
+		"over each other":       {nil, Variables{Set: map[string]string{"a": "b"}, Known: []bootenv.Location{{Path: "/dev/mmcblk0", Offset: envOffset, Size: envSize}, {Path: "/dev/mmcblk0", Offset: envOffset + 4*kib, Size: envSize}}}, "overlap"},
 		"raw flash":             {nil, Variables{Set: map[string]string{"a": "b"}, Known: []bootenv.Location{{Path: "/dev/mtd1", Size: envSize}}}, "not on this disk"},
 	} {
 		t.Run(name, func(t *testing.T) {
