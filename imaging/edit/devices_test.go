@@ -85,7 +85,7 @@ func FuzzReadDevices(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, row := range d.Rows {
+		for _, row := range d.Rows[:min(len(d.Rows), 10)] {
 			if len(row) != len(d.Columns) {
 				t.Fatal(fmt.Sprint(row))
 			}
