@@ -100,8 +100,8 @@ func (a *app) runImageProvision(ctx context.Context, o imageProvisionOptions, na
 		}
 		return err
 	}
-	if a.global.json {
-		return a.printJSON(done)
+	if done, err := a.asJSON(done); done {
+		return err
 	}
 	t := table{}
 	for _, p := range done {

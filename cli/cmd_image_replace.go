@@ -76,8 +76,8 @@ func (a *app) runImageReplaceSlot(ctx context.Context, o imageReplaceOptions, na
 		return err
 	}
 	a.afterEdit(out.Image)
-	if a.global.json {
-		return a.printJSON(out)
+	if done, err := a.asJSON(out); done {
+		return err
 	}
 	what := out.Filesystem
 	if what == "" {

@@ -85,8 +85,8 @@ func (a *app) runImageResize(ctx context.Context, o imageResizeOptions, name, te
 		a.warnf("partition %d has more room now, its %s file system has not: only ext4 is grown here", out.Partition, out.Filesystem)
 	}
 	a.afterEdit(out.Image)
-	if a.global.json {
-		return a.printJSON(out)
+	if done, err := a.asJSON(out); done {
+		return err
 	}
 	a.printf("%s: %s (was %s)\n", out.Image.Path, size(out.Size), size(out.OldSize))
 	if grown {

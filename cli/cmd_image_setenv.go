@@ -131,8 +131,8 @@ func (a *app) runImageSetEnv(ctx context.Context, o imageSetEnvOptions, name str
 		a.warnf("%s", oneLine(out.Warning))
 	}
 	a.afterEdit(out.Image)
-	if a.global.json {
-		return a.printJSON(out)
+	if done, err := a.asJSON(out); done {
+		return err
 	}
 	a.printChanges(out.Environment)
 	return nil
