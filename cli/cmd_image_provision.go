@@ -100,7 +100,7 @@ func (a *app) runImageProvision(ctx context.Context, o imageProvisionOptions, na
 		}
 		return err
 	}
-	if done, err := a.asJSON(done); done {
+	if shown, err := a.asJSON(done); shown {
 		return err
 	}
 	t := table{}
