@@ -59,7 +59,8 @@ type GPTOptions struct {
 
 // Reserve is an area at a fixed place outside every partition, for what a boot ROM or a boot loader looks for there.
 //
-// One at offset 0 with at most 440 bytes is the boot code of the first sector; the table keeps the rest of that sector.
+// One at offset 0 with at most 440 bytes is the boot code of the first sector; the table keeps the rest of that sector. A
+// file of a whole sector fills it with its beginning.
 type Reserve struct {
 	Name   string
 	Offset int64

@@ -566,6 +566,9 @@ func openFile(r *Region, path string) (source, error) {
 	if !info.Mode().IsRegular() {
 		return source{}, &ContentError{Name: r.Name, Reason: path + " is not a regular file"}
 	}
+	if r.Kind == KindReserve && r.Offset == 0 && r.Size <= bootCodeSize && info.Size() == mbrSize {
+		return bootCode(r, path, f)
+	}
 	src := source{region: *r, path: path, size: info.Size(), info: info}
 	if r.Kind == KindPartition {
 		if src.packed, err = looksPacked(r, path, f, info.Size()); err != nil {
@@ -584,6 +587,22 @@ func openFile(r *Region, path string) (source, error) {
 	}
 	src.region = *r
 	return src, nil
+}
+
+// bootCode takes the beginning of a first sector, as GRUB's boot.img is one. What stands where the table comes is for floppy
+// disks there; grub-install leaves it out, too.
+func bootCode(r *Region, path string, f *os.File) (source, error) {
+	head := make([]byte, mbrSize)
+	if _, err := io.ReadFull(f, head); err != nil {
+		return source{}, fmt.Errorf("content of %s %q: %w", r.Kind, r.Name, err)
+	}
+	if head[510] != 0x55 || head[511] != 0xaa {
+		return source{}, &ContentError{Name: r.Name, Reason: fmt.Sprintf("%s has %d bytes and is no boot sector: it does not end with 55 aa", path, mbrSize)}
+	}
+	if len(bytes.Trim(head[r.Size:bootCodeSize], "\x00")) > 0 {
+		return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the boot code of " + path, Need: bootCodeSize, Size: r.Size}
+	}
+	return source{region: *r, bytes: head[:r.Size], size: r.Size}, nil
 }
 
 // identify compares what a content is with what the layout says about its partition, and completes the region with it.

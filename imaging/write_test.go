@@ -784,3 +784,46 @@ func openRegion(t testing.TB, path string, m *Map, name string) *Ext4 {
 	}
 	return e
 }
+
+// TestBootCode: of a whole first sector, such as GRUB's boot.img, the boot code is taken and nothing of the table.
+func TestBootCode(t *testing.T) {
+	t.Parallel()
+	layout := Layout{
+		Table: TableMBR, Reserves: []Reserve{{Name: "code", Size: 440}}, Partitions: []Partition{{Name: "p", Size: mib}},
+	}
+	sector := bytes.Repeat([]byte("x"), 512)
+	copy(sector[510:], "\x55\xaa")
+	for name, c := range map[string]struct {
+		file []byte
+		size int64
+		want string
+	}{
+		"whole sector":      {sector, 440, ""},
+		"exact":             {sector[:440], 440, ""},
+		"no sector":         {sector[:511], 440, "does not fit"},
+		"not a boot sector": {bytes.Repeat([]byte("x"), 512), 440, "no boot sector"},
+		"too long":          {sector, 400, "the boot code of "},
+		"zeros behind":      {append(append(bytes.Repeat([]byte("x"), 400), make([]byte, 40)...), sector[440:]...), 400, ""},
+	} {
+		dir := t.TempDir()
+		file, path := filepath.Join(dir, "boot.img"), filepath.Join(dir, "disk.img")
+		os.WriteFile(file, c.file, 0o644)
+		layout := layout
+		layout.Reserves = []Reserve{{Name: "code", Size: c.size}}
+		_, err := Write(t.Context(), path, &Image{Layout: layout, Contents: map[string]Content{"code": {File: file}}, Seed: "s"})
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got, _ := os.ReadFile(path)
+		if !bytes.Equal(got[:c.size], c.file[:c.size]) || bytes.Contains(got[c.size:512], []byte("x")) {
+			t.Errorf("%s: the first sector is %q", name, got[:512])
+		}
+	}
+}

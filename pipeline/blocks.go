@@ -171,25 +171,106 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 			computed["slot_size"] = number(size)
 		}
 	}
-	for _, n := range b.all("bootloader") {
-		d.Bootloader = Bootloader{
-			Kind: n.label, Environment: n.body.text("environment"),
-			EnvironmentSize: n.body.integer("environment_size"), Redundant: n.body.flag("redundant"),
-			ScriptVars: e.scriptVars(n.body),
+	placed := layout != nil && len(layout.Partitions) > 0 // else it is not known, or its mistakes are reported
+	if b.unset("storage_device") {
+		computed["storage_device"] = cty.UnknownVal(cty.String)
+	}
+	if placed {
+		if d.StorageBase = e.storageDevice(b, layout); d.StorageBase != "" {
+			computed["storage_device"] = cty.StringVal(d.StorageBase)
 		}
+	}
+	for _, n := range b.all("bootloader") {
+		d.Bootloader = Bootloader{Kind: n.label, ScriptVars: e.scriptVars(n.body)}
 		switch {
-		case layout == nil:
-		case n.label == grubEFI:
+		case n.label == uBoot:
+			e.readEnvironment(d, layout, placed, n)
+		case placed && n.label == grubEFI:
 			e.findEFIPartition(d, layout, n)
-		case n.body.has("environment"):
-			e.checkEnvironment(d, layout, n.body)
+		case placed:
+			e.findBIOSPartition(d, layout, n)
+		}
+		if n.label == grubBIOS && d.Architecture != "" && d.Architecture != "amd64" && d.Architecture != "386" {
+			e.report(fault("No BIOS", fmt.Sprintf("Only PCs have a BIOS, and %s is %s: the boot loader is grub-efi or u-boot.", d.Address, d.Architecture), n.labelRng.Ptr()))
 		}
 	}
 	return computed
 }
 
-// sector is what disks are read and written by.
-const sector = 512
+const (
+	uBoot                  = "u-boot"
+	defaultStorageDevice   = "/dev/mmcblk0"
+	defaultEnvironmentSize = 64 * kib
+)
+
+// given tells whether an argument is written out with a value that is known.
+func (b *body) given(name string) bool { return b.content.attrs[name] != nil && b.has(name) }
+
+// reportAgainstPreset says that an argument is not what the device's software was built with.
+func (e *evaluator) reportAgainstPreset(b *body, name, here, l, variable, there string) {
+	e.report(fault("Not as in the preset", fmt.Sprintf("%s is %s, but the preset of %s has %s (%s), which the device's software was built with. Leave %s out, or change the preset's variables.",
+		name, here, l, there, variable, name), b.rangeOf(name)))
+}
+
+// storageDevice is the name of the disk. One that differs from the preset's would make the agent look for its slots where the
+// boot loader does not.
+func (e *evaluator) storageDevice(b *body, l *Layout) string {
+	given := b.text("storage_device")
+	switch {
+	case !b.unset("storage_device"):
+		if given != "" && l.StorageDevice != "" && given != l.StorageDevice {
+			e.reportAgainstPreset(b, "storage_device", given, l.Address, "MENDER_STORAGE_DEVICE", l.StorageDevice)
+		}
+		return given
+	case l.StorageDevice != "":
+		return l.StorageDevice
+	}
+	return defaultStorageDevice
+}
+
+// readEnvironment finds U-Boot's environment in the layout.
+func (e *evaluator) readEnvironment(d *DeviceType, l *Layout, placed bool, n *nestedBody) {
+	b, boot := n.body, &d.Bootloader
+	boot.Environment, boot.EnvironmentSize, boot.Redundant = b.text("environment"), b.integer("environment_size"), b.flag("redundant")
+	if b.unset("environment_size") {
+		boot.EnvironmentSize = defaultEnvironmentSize
+	}
+	switch {
+	case !placed:
+	case l.Environment != nil:
+		e.presetEnvironment(d, l, b)
+	case b.unset("environment"):
+		if !b.content.incomplete {
+			e.report(fault("Missing argument", fmt.Sprintf("The bootloader needs the argument environment: the name of the reserve of %s that holds U-Boot's environment.", l.Address), n.rng.Ptr()))
+		}
+	case b.has("environment"):
+		e.checkEnvironment(d, l, b)
+	}
+}
+
+// presetEnvironment takes the environment's place from a preset.
+func (e *evaluator) presetEnvironment(d *DeviceType, l *Layout, b *body) {
+	place := l.Environment
+	if name := b.text("environment"); b.given("environment") && name != place.Reserve {
+		text := fmt.Sprintf("environment is %s, but the preset of %s keeps U-Boot's environment in its reserve %s. Leave environment out.", name, l.Address, place.Reserve)
+		if place.Reserve == "" {
+			text = fmt.Sprintf("environment is %s, but the preset of %s keeps U-Boot's environment in %s, outside of the image. Leave environment out.", name, l.Address, place.Device)
+		}
+		e.report(fault("Not as in the preset", text, b.rangeOf("environment")))
+	}
+	if size := b.integer("environment_size"); b.given("environment_size") && size != place.Size {
+		e.reportAgainstPreset(b, "environment_size", formatSize(size), l.Address, "BOOTENV_SIZE", formatSize(place.Size))
+	}
+	if b.given("redundant") && !b.flag("redundant") {
+		e.report(fault("Not as in the preset", fmt.Sprintf("redundant is false, but the preset of %s has two copies of the environment, which Mender's U-Boot integration needs. Leave redundant out.", l.Address), b.rangeOf("redundant")))
+	}
+	d.Bootloader.Environment, d.Bootloader.EnvironmentSize, d.Bootloader.Redundant = place.Reserve, place.Size, true
+}
+
+const (
+	sector       = 512 // what disks are read and written by
+	bootCodeSize = 440 // of the first sector, in front of the disk's signature and the table of an MBR
+)
 
 // checkEnvironment finds out whether the boot loader's environment has its place: a device whose environment overlaps
 // something else boots once.
@@ -204,7 +285,7 @@ func (e *evaluator) checkEnvironment(d *DeviceType, l *Layout, b *body) {
 		if d.Bootloader.Redundant {
 			copies, what = 2, "two copies"
 		}
-		if need := copies * d.Bootloader.EnvironmentSize; b.has("environment_size") && r.Size > 0 && need > r.Size {
+		if need := copies * d.Bootloader.EnvironmentSize; r.Size > 0 && need > r.Size {
 			at := "environment"
 			if b.content.attrs["environment_size"] != nil {
 				at = "environment_size"
@@ -535,10 +616,21 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 		e.checkDataPartition(inst, im)
 		e.checkLoaderFilled(inst, im)
 		e.checkScriptVars(inst, im)
+		e.checkPresetFiles(inst, im, filled)
 	}
 	exposed := e.builtFile(inst.address, rel)
 	exposed["paths"] = cty.MapVal(paths)
 	return exposed
+}
+
+// checkPresetFiles warns of boot loaders that Mender's build has in its image, and this one has not.
+func (e *evaluator) checkPresetFiles(inst *instance, im *Image, filled map[string]hcl.Range) {
+	for _, r := range im.DeviceType.Layout.Reserves {
+		if _, ok := filled[r.Name]; r.File != "" && !ok && !inst.body.open {
+			e.report(caution("Boot loader missing", fmt.Sprintf("Mender's build puts %s into %s of %s, and nothing fills that here. Add fill %q { file = ... }, or fill it with empty = true.",
+				shorten(r.File), r.Name, im.DeviceType.Layout.Address, r.Name), inst.block.rng.Ptr()))
+		}
+	}
 }
 
 // imageSuffixes are what files of each format are called. A block map is found by the image's name.
@@ -686,6 +778,9 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		target = findPartition(device, n.label)
 		if r := device.Layout.reserve(n.label); target == nil && r != nil { // bytes outside every partition
 			target = &Partition{Name: r.Name, Size: r.Size, Filesystem: "none"}
+			if r.Offset == 0 && r.Size <= bootCodeSize { // the file may go on as the sector does
+				target.Size = sector
+			}
 		}
 		if target == nil {
 			var names []string

@@ -164,6 +164,8 @@ func world() fakeFS {
 		"cut.ext4":      {size: 50 << 20, data: superblock(60 << 10)},
 		"noise.ext4":    {size: 50 << 20, data: "noise"},
 		"tree/file":     {data: "x"},
+		"boot.img":      {size: 512},
+		"core.img":      {size: 30 << 10},
 
 		"amd64.elf":     {data: elfHeader(62)},
 		"videocore.elf": {data: elfHeader(137)},

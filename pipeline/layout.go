@@ -127,6 +127,9 @@ func (e *evaluator) presetLayout(inst *instance, r *layoutReader) map[string]cty
 		return unplaced
 	}
 	made.Address, made.Range, made.Areas = r.layout.Address, r.layout.Range, r.layout.Areas
+	for _, note := range made.Notes {
+		e.report(caution("Preset needs a look", fmt.Sprintf("In %s: %s", made.Address, sentence(note)), b.rangeOf("preset")))
+	}
 	r.layout = made
 	inst.result = made
 	return e.placed(r)

@@ -144,8 +144,8 @@ type DeviceType struct {
 
 // Bootloader of a device type.
 type Bootloader struct {
-	Kind            string `json:"kind"`                  // u-boot, grub-efi
-	Partition       string `json:"partition,omitempty"`   // grub-efi: the EFI system partition
+	Kind            string `json:"kind"`                  // u-boot, grub-efi, grub-bios
+	Partition       string `json:"partition,omitempty"`   // GRUB's: the EFI system partition, or that of /boot/grub
 	Loader          string `json:"loader,omitempty"`      // grub-efi: path on it
 	Environment     string `json:"environment,omitempty"` // name of the layout's reserve
 	EnvironmentSize int64  `json:"environment_size,omitempty"`
@@ -166,8 +166,21 @@ type Layout struct {
 	Reserves   []Reserve   `json:"reserves,omitempty"`
 	Partitions []Partition `json:"partitions"`
 
+	// What a preset says beside the disk itself.
+	StorageDevice string            `json:"storage_device,omitempty"`
+	Environment   *EnvironmentPlace `json:"environment,omitempty"` // of U-Boot
+	Notes         []string          `json:"-"`                     // what is not as the variables may have meant
+
 	Range hcl.Range            `json:"-"` // of the block's header
 	Areas map[string]hcl.Range `json:"-"` // of the areas' headers, by name
+}
+
+// EnvironmentPlace is where a preset has the two copies of U-Boot's environment.
+type EnvironmentPlace struct {
+	Reserve string   `json:"reserve,omitempty"` // of the layout; empty: the copies are not on the disk of the image
+	Device  string   `json:"device"`
+	Offsets [2]int64 `json:"offsets"`
+	Size    int64    `json:"size"` // of each
 }
 
 // GPT is what is unusual about a GPT.
@@ -184,6 +197,7 @@ type Reserve struct {
 	Size   int64  `json:"size"`
 	Align  int64  `json:"align,omitempty"` // of Offset; 0: a sector
 	Holes  []Span `json:"holes,omitempty"` // what belongs to others, at offsets of the disk
+	File   string `json:"-"`               // name of what Mender's build puts there, when a preset says so
 }
 
 // Span is a piece of a disk.

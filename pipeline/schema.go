@@ -333,7 +333,7 @@ var layoutSchema = &blockSchema{
 		},
 		{
 			Kind: "reserve", Label: "name",
-			Doc: "An area outside every partition, such as the boot loader's environment. What lies at offset 0 and has at most 440 bytes is the boot code of the first sector.",
+			Doc: "An area outside every partition, such as the boot loader's environment. What lies at offset 0 and has at most 440 bytes is the boot code of the first sector; of a file of a whole sector, such as GRUB's boot.img, it takes the beginning.",
 			Attrs: []*attrSchema{
 				{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts, from the beginning of the disk."},
 				attrSize,
@@ -390,7 +390,7 @@ var deviceTypeSchema = &blockSchema{
 		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Its processor; arm is 32 bits, arm64 64."},
 		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "The layout of its disk."},
 		{Name: "clients", Type: listOf(tString), Check: checkClients, Doc: "Update clients on the devices in the field: twinkeel (the bundled agent), mender-3 (up to 3.x) and mender-4. They decide which compression artifacts get by default: zstd when all of them read it, which mender-3 does not; without this argument gzip, which all do."},
-		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it."},
+		{Name: "storage_device", Type: tString, Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it. By default what the layout's preset says, else /dev/mmcblk0."},
 	},
 	Blocks: []*blockSchema{{
 		Kind: "bootloader", Min: 1, Max: 1,
@@ -402,11 +402,16 @@ var deviceTypeSchema = &blockSchema{
 				{Name: "loader", Type: tString, Check: checkLoader, Doc: "Path of the loader on it; by default that which firmware looks for, such as EFI/BOOT/BOOTX64.EFI on amd64."},
 			},
 		}, {
+			Name: "grub-bios", Doc: "GRUB on a PC's BIOS with the scripts of grub-mender-grubenv, which keep the environment in files on the boot partition. They are made with the image; boot.img and core.img go into reserves, and what they load onto the partition with a fill.",
+			Attrs: []*attrSchema{
+				{Name: "partition", Type: tString, Doc: "Name of the layout's boot partition: a vfat or ext4 with a mount, by default the one mounted at /boot/grub."},
+			},
+		}, {
 			Name: "u-boot", Doc: "U-Boot with its environment in a reserve of the layout.",
 			Attrs: []*attrSchema{
-				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},
-				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkEnvironmentSize, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
-				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, one where the reserve begins (CONFIG_ENV_OFFSET) and one where its second half begins (CONFIG_ENV_OFFSET_REDUND), so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it."},
+				{Name: "environment", Type: tString, Doc: "Name of the layout's reserve that holds it. Required, unless the layout's preset says where the environment is."},
+				{Name: "environment_size", Type: tSize, Check: checkEnvironmentSize, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE). By default what the layout's preset says, else 64KiB."},
+				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, one where the reserve begins (CONFIG_ENV_OFFSET) and one where its second half begins (CONFIG_ENV_OFFSET_REDUND), so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it. A preset says itself where the two are."},
 				{Name: "script_vars", Type: mapOf(tString), Doc: "Further variables of the first environment, in place of those of that name in U-Boot's built-in ones. Those that the update itself uses (mender_..., upgrade_available, bootcount, bootlimit) are refused. An image then needs a fill of the environment's reserve with u-boot-initial-env."},
 			},
 		}},

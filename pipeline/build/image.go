@@ -115,7 +115,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			contents[env] = imaging.Content{Bytes: block}
 		}
 	}
-	if boot := im.DeviceType.Bootloader; boot.Kind == bootloaderGRUB && contents[boot.Partition].File == "" {
+	if boot := im.DeviceType.Bootloader; isGRUB(boot) && contents[boot.Partition].File == "" {
 		tree, err := grubEnvironment(m)
 		if err != nil {
 			return nil, err
@@ -282,7 +282,7 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byt
 		vars[bootenv.VarBootLimit] = "1"
 	}
 	block := make([]byte, area.Size)
-	for i, loc := range environmentCopies(im, area) {
+	for i, loc := range environmentCopies(im, m) {
 		env, err := bootenv.EncodeUBoot(vars, int(loc.Size), boot.Redundant, byte(1))
 		if err != nil {
 			return nil, fmt.Errorf("bootloader environment copy %d: %w", i+1, err)
@@ -329,12 +329,25 @@ func parseInitialEnv(text string) (map[string]string, error) {
 	return vars, nil
 }
 
-// environmentCopies says where on the disk the environment is: one copy at the start of its area or, when redundant,
-// two in its halves.
-func environmentCopies(im *pipeline.Image, area imaging.Region) []bootenv.Location {
-	boot := im.DeviceType.Bootloader
-	device := im.DeviceType.StorageBase
-	copies := []bootenv.Location{{Path: device, Offset: area.Offset, Size: boot.EnvironmentSize}}
+// environmentCopies says where on the device the copies of U-Boot's environment are: where the preset has them; else one at
+// the start of its area or, when redundant, two in its halves.
+func environmentCopies(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
+	boot, device := im.DeviceType.Bootloader, im.DeviceType.StorageBase
+	var copies []bootenv.Location
+	if place := im.DeviceType.Layout.Environment; place != nil && boot.Kind == bootEnvTypeUBoot {
+		if place.Reserve == "" {
+			device = place.Device
+		}
+		for _, offset := range place.Offsets {
+			copies = append(copies, bootenv.Location{Path: device, Offset: offset, Size: boot.EnvironmentSize})
+		}
+		return copies
+	}
+	area, ok := m.Find(boot.Environment)
+	if !ok {
+		return nil
+	}
+	copies = append(copies, bootenv.Location{Path: device, Offset: area.Offset, Size: boot.EnvironmentSize})
 	if boot.Redundant {
 		copies = append(copies, bootenv.Location{Path: device, Offset: area.Offset + area.Size/2, Size: boot.EnvironmentSize})
 	}
@@ -344,12 +357,14 @@ func environmentCopies(im *pipeline.Image, area imaging.Region) []bootenv.Locati
 // EnvironmentLocations says where on the disk of an image its boot loader's environment is, if it has one there: Path is the
 // device's name of the disk.
 func EnvironmentLocations(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
-	area, ok := m.Find(im.DeviceType.Bootloader.Environment)
-	if !ok || im.DeviceType.Bootloader.Environment == "" {
+	if im.DeviceType.Bootloader.Environment == "" {
 		return nil
 	}
-	return environmentCopies(im, area)
+	return environmentCopies(im, m)
 }
+
+// isGRUB tells whether the environment is in files, which are on the boot partition.
+func isGRUB(b pipeline.Bootloader) bool { return b.Kind == bootloaderEFI || b.Kind == bootloaderBIOS }
 
 func slotNumber(m *imaging.Map, slot string) (int, error) {
 	for _, region := range m.Regions {

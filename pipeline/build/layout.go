@@ -3,6 +3,7 @@ package build
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/twinkeel/twinkeel/imaging"
@@ -14,18 +15,25 @@ type Layouts struct{}
 
 // Preset implements [pipeline.LayoutSolver].
 func (Layouts) Preset(name string, variables map[string]string) (*pipeline.Layout, error) {
-	made, _, err := imaging.Preset(name, variables)
+	made, info, err := imaging.Preset(name, variables)
 	if err != nil {
 		return nil, err
 	}
 	l := &pipeline.Layout{
 		Table: made.Table, SectorSize: made.SectorSize, Alignment: made.Alignment, DiskSize: made.DiskSize, DiskID: made.DiskID,
-		GPT: pipeline.GPT{Entries: made.GPT.Entries, EntriesOffset: made.GPT.EntriesAt, NoBackup: made.GPT.NoBackup},
+		GPT:           pipeline.GPT{Entries: made.GPT.Entries, EntriesOffset: made.GPT.EntriesAt, NoBackup: made.GPT.NoBackup},
+		StorageDevice: info.Device, Environment: (*pipeline.EnvironmentPlace)(info.Environment), Notes: info.Notes,
+	}
+	if info.Device != "" && partitionDevice(info.Device, 1) != info.DeviceBase+"1" {
+		l.Notes = append(l.Notes, fmt.Sprintf("MENDER_STORAGE_DEVICE_BASE says that the first partition is %s1, but here it is %s", info.DeviceBase, partitionDevice(info.Device, 1)))
 	}
 	for _, r := range made.Reserves {
 		reserve := pipeline.Reserve{Name: r.Name, Offset: r.Offset, Size: r.Size, Align: r.Align}
 		for _, h := range r.Holes {
 			reserve.Holes = append(reserve.Holes, pipeline.Span(h))
+		}
+		if i := slices.IndexFunc(info.Files, func(f imaging.PresetFile) bool { return f.Reserve == r.Name }); i >= 0 {
+			reserve.File = info.Files[i].File
 		}
 		l.Reserves = append(l.Reserves, reserve)
 	}
@@ -33,7 +41,7 @@ func (Layouts) Preset(name string, variables map[string]string) (*pipeline.Layou
 		part := pipeline.Partition{
 			Name: p.Name, Offset: p.Offset, Align: p.Align, Size: p.Size, Percent: p.Percent, Rest: p.Rest,
 			Filesystem: cmp.Or(p.Filesystem, imaging.FilesystemNone), Label: p.Label, Type: p.Type, UUID: p.UUID, Attributes: p.Attributes,
-			Mount: presetMount(p), Bootable: p.Bootable, Grow: p.Grow, Slot: p.Slot, MBRType: p.MBRType, Logical: p.Logical, InMBR: p.InMBR,
+			Mount: presetMount(p, info.Bootloader), Bootable: p.Bootable, Grow: p.Grow, Slot: p.Slot, MBRType: p.MBRType, Logical: p.Logical, InMBR: p.InMBR,
 		}
 		if p.Slot != "" {
 			part.SlotGroup = strings.TrimSuffix(p.Name, "_"+p.Slot)
@@ -44,14 +52,12 @@ func (Layouts) Preset(name string, variables map[string]string) (*pipeline.Layou
 }
 
 // presetMount is where Mender's builds mount a partition of a preset (mender-setup-install.inc, fstab).
-func presetMount(p imaging.Partition) string {
-	switch {
-	case p.Name == "data":
+func presetMount(p imaging.Partition, bootloader string) string {
+	switch p.Name {
+	case "data":
 		return dataMount
-	case p.Name == "boot" && p.Type == "esp":
-		return "/boot/efi"
-	case p.Name == "boot":
-		return "/uboot"
+	case "boot":
+		return map[string]string{bootEnvTypeUBoot: "/uboot", bootloaderEFI: "/boot/efi", bootloaderBIOS: "/boot/grub"}[bootloader]
 	}
 	return ""
 }
