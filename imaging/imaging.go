@@ -30,6 +30,7 @@ const (
 	FilesystemSquashFS = "squashfs" // copied only
 	FilesystemEROFS    = "erofs"    // copied only
 	FilesystemNone     = "none"     // raw bytes, or nothing
+	FilesystemUBIFS    = "ubifs"    // of a volume of a UBI; made from a tree, or copied
 )
 
 // Layout is a disk before it has offsets. The zero value of an optional field means its default.

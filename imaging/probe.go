@@ -37,6 +37,10 @@ func Probe(r io.ReaderAt, size int64) (Filesystem, error) {
 	}
 	le := binary.LittleEndian
 	switch super := head[1024:2048]; {
+	case le.Uint32(head) == ubifsMagic && head[20] == ubifsSuperblock:
+		return Filesystem{
+			Kind: FilesystemUBIFS, UUID: formatUUID(head[ubifsUUID:ubifsUUIDEnd]), Size: int64(le.Uint32(head[ubifsLEB:])) * int64(le.Uint32(head[ubifsLEBs:])),
+		}, nil
 	case le.Uint16(super[0x38:]) == 0xef53:
 		return probeExt4(super), nil
 	case le.Uint32(super) == 0xe0f5e1e2:

@@ -80,13 +80,13 @@ func TestWriteUBI(t *testing.T) {
 			u := nand()
 			u.SubPage = sub
 			u.Volumes = []UBIVolume{
-				{Name: "rootfsa", File: squash, Size: mib},
+				{Name: "rootfsa", Content: Content{File: squash}, Size: mib},
 				{Name: "rootfsb", Size: mib},
-				{Name: "data", Dir: dir, Size: 8 * mib, Autoresize: true},
-				{Name: "u-boot-env-1", Bytes: []byte("env"), Static: true},
+				{Name: "data", Filesystem: FilesystemUBIFS, Content: Content{Dir: dir}, Size: 8 * mib, Autoresize: true},
+				{Name: "u-boot-env-1", Content: Content{Bytes: []byte("env")}, Static: true},
 			}
 			path := filepath.Join(out, "disk.ubi")
-			if err := WriteUBI(t.Context(), path, u); err != nil {
+			if _, err := WriteUBI(t.Context(), path, u); err != nil {
 				t.Fatal(err)
 			}
 			onlyFile(t, out, "disk.ubi")
@@ -165,18 +165,18 @@ func TestUBIRefused(t *testing.T) {
 		"injection":   {v(UBIVolume{Name: "a\nimage=/etc/passwd", Size: 1}), "1 to 127"},
 		"twice":       {v(UBIVolume{Name: "a", Size: 1}, UBIVolume{Name: "a", Size: 1}), "two volumes"},
 		"no size":     {v(UBIVolume{Name: "a"}), "no size"},
-		"two kinds":   {v(UBIVolume{Name: "a", Bytes: []byte("x"), File: "x"}), "more than one"},
+		"two kinds":   {v(UBIVolume{Name: "a", Content: Content{Bytes: []byte("x"), File: "x"}}), "more than one"},
 		"grow twice":  {v(UBIVolume{Name: "a", Size: 1, Autoresize: true}, UBIVolume{Name: "b", Size: 1, Autoresize: true}), "only one can"},
-		"static grow": {v(UBIVolume{Name: "a", Bytes: []byte("x"), Static: true, Autoresize: true}), "cannot grow"},
-		"too large":   {v(UBIVolume{Name: "a", Bytes: make([]byte, 126_977), Size: 1}), "does not fit into volume"},
+		"static grow": {v(UBIVolume{Name: "a", Content: Content{Bytes: []byte("x")}, Static: true, Autoresize: true}), "cannot grow"},
+		"too large":   {v(UBIVolume{Name: "a", Content: Content{Bytes: make([]byte, 126_977)}, Size: 1}), "does not fit into partition"},
 		"not fitting": {v(UBIVolume{Name: "a", Size: 1001 * 126_976}), "need 1025 blocks, of which UBI keeps 24"},
-		"missing":     {v(UBIVolume{Name: "a", File: "/no/such/file"}), "no such file"},
+		"missing":     {v(UBIVolume{Name: "a", Content: Content{File: "/no/such/file"}}), "no such file"},
 	} {
 		u := nand()
 		u.Volumes = []UBIVolume{{Name: "a", Size: 1}}
 		c.change(u)
 		dir := t.TempDir()
-		if err := WriteUBI(t.Context(), filepath.Join(dir, "x"), u); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := WriteUBI(t.Context(), filepath.Join(dir, "x"), u); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 		onlyFile(t, dir)

@@ -544,7 +544,7 @@ func (c Content) check(r Region) error {
 		return &ContentError{Name: r.Name, Reason: "only a directory or an archive can be given to root as a whole"}
 	case tree && r.Kind == KindReserve:
 		return &ContentError{Name: r.Name, Reason: "a reserve has no file system to put files into", Advice: "give it the bytes or a file"}
-	case tree && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT:
+	case tree && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT && r.Filesystem != FilesystemUBIFS:
 		return &ContentError{
 			Name: r.Name, Reason: fmt.Sprintf("a tree cannot be put into %q; only ext4 and vfat file systems are made here", r.Filesystem),
 			Advice: "set the partition's filesystem to ext4 or vfat, or give it a file system image",
