@@ -78,7 +78,7 @@ func (u *UBI) LEB() int64 {
 }
 
 func (v UBIVolume) refuse(format string, args ...any) error {
-	return &ContentError{Name: v.Name, Reason: fmt.Sprintf(format, args...)}
+	return refuse("", "volume %q: %s", v.Name, fmt.Sprintf(format, args...))
 }
 
 // Check refuses parameters with which a kernel would not attach the image, and volumes that do not fit.

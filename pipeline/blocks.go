@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -179,6 +180,7 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 		if d.StorageBase = e.storageDevice(b, layout); d.StorageBase != "" {
 			computed["storage_device"] = cty.StringVal(d.StorageBase)
 		}
+		e.checkFlashClient(d, layout, b)
 	}
 	for _, n := range b.all("bootloader") {
 		d.Bootloader = Bootloader{Kind: n.label, ScriptVars: e.scriptVars(n.body)}
@@ -200,6 +202,7 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 const (
 	uBoot                  = "u-boot"
 	defaultStorageDevice   = "/dev/mmcblk0"
+	defaultUBIDevice       = "/dev/ubi0"
 	defaultEnvironmentSize = 64 * kib
 )
 
@@ -216,7 +219,15 @@ func (e *evaluator) reportAgainstPreset(b *body, name, here, l, variable, there 
 // boot loader does not.
 func (e *evaluator) storageDevice(b *body, l *Layout) string {
 	given := b.text("storage_device")
+	isUBI := ubiDevice.MatchString(given)
 	switch {
+	case given != "" && isUBI != (l.UBI != nil):
+		text := fmt.Sprintf("%s is a UBI device, but %s is a disk.", given, l.Address)
+		if !isUBI {
+			text = fmt.Sprintf("%s is raw flash, whose device is called as in /dev/ubi0, not %s.", l.Address, given)
+		}
+		e.report(fault("Not for this kind of medium", text, b.rangeOf("storage_device")))
+		return given
 	case !b.unset("storage_device"):
 		if given != "" && l.StorageDevice != "" && given != l.StorageDevice {
 			e.reportAgainstPreset(b, "storage_device", given, l.Address, "MENDER_STORAGE_DEVICE", l.StorageDevice)
@@ -224,8 +235,25 @@ func (e *evaluator) storageDevice(b *body, l *Layout) string {
 		return given
 	case l.StorageDevice != "":
 		return l.StorageDevice
+	case l.UBI != nil:
+		return defaultUBIDevice
 	}
 	return defaultStorageDevice
+}
+
+var ubiDevice = regexp.MustCompile(`^/dev/ubi[0-9]+$`)
+
+// checkFlashClient reports the bundled agent on raw flash, which it cannot write.
+func (e *evaluator) checkFlashClient(d *DeviceType, l *Layout, b *body) {
+	if l.UBI == nil || !slices.Contains(d.Clients, "twinkeel") {
+		return
+	}
+	text := fmt.Sprintf("The bundled agent cannot write UBI volumes so far, so devices with %s need one of Mender's clients.", l.Address)
+	if len(d.Clients) == 1 {
+		e.report(fault("Client that cannot update the device", text, b.rangeOf("clients")))
+		return
+	}
+	e.report(caution("Client that cannot update the device", text, b.rangeOf("clients")))
 }
 
 // readEnvironment finds U-Boot's environment in the layout.
@@ -243,8 +271,35 @@ func (e *evaluator) readEnvironment(d *DeviceType, l *Layout, placed bool, n *ne
 		if !b.content.incomplete {
 			e.report(fault("Missing argument", fmt.Sprintf("The bootloader needs the argument environment: the name of the reserve of %s that holds U-Boot's environment.", l.Address), n.rng.Ptr()))
 		}
+	case b.has("environment") && l.UBI != nil:
+		e.checkEnvironmentVolumes(d, l, b)
 	case b.has("environment"):
 		e.checkEnvironment(d, l, b)
+	}
+}
+
+// checkEnvironmentVolumes wants a volume for each copy of the environment.
+func (e *evaluator) checkEnvironmentVolumes(d *DeviceType, l *Layout, b *body) {
+	var names []string
+	for _, p := range l.Partitions {
+		names = append(names, p.Name)
+	}
+	for _, name := range d.Bootloader.EnvironmentVolumes() {
+		i := slices.Index(names, name)
+		if i < 0 {
+			e.report(fault("Unknown volume", fmt.Sprintf("%s has no partition %s.%s", l.Address, name, suggestion(name, names, "Known: ")), b.rangeOf("environment")))
+			return
+		}
+		switch p := l.Partitions[i]; {
+		case p.Filesystem != "none" || p.Slot != "" || p.Grow:
+			e.report(fault("No volume for an environment", fmt.Sprintf("%s of %s holds U-Boot's environment as it is, without a file system, and does not grow.", name, l.Address), b.rangeOf("environment")))
+		case p.Size < d.Bootloader.EnvironmentSize:
+			at := "environment"
+			if b.content.attrs["environment_size"] != nil {
+				at = "environment_size"
+			}
+			e.report(fault("Volume too small", fmt.Sprintf("An environment has %s, but the partition %s of %s has %s.", formatSize(d.Bootloader.EnvironmentSize), name, l.Address, formatSize(p.Size)), b.rangeOf(at)))
+		}
 	}
 }
 
@@ -572,11 +627,11 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server"))}
 	inst.result = im
 	stem := path.Join(filepath.ToSlash(e.out()), "images", inst.block.home.folder, labelled(inst))
-	rel, paths := e.imageOutputs(im, stem, b.texts("formats"))
 	device := result[*DeviceType](e, b.text("device_type"))
 	if device != nil {
 		im.DeviceType = *device
 	}
+	rel, paths := e.imageOutputs(im, stem, e.imageFormats(b, &im.DeviceType.Layout))
 	im.Artifact = result[*Artifact](e, b.text("artifact"))
 	if device != nil && im.Artifact != nil {
 		artifact := e.instances[b.text("artifact")]
@@ -605,7 +660,8 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	if device != nil {
 		if group, _, _ := device.Layout.slots(); group != "" {
 			_, whole := filled[group]
-			_, slot := filled[group+"_a"]
+			a, _ := device.Layout.slotNames(group)
+			_, slot := filled[a]
 			if !whole && !slot {
 				e.report(caution("Slot stays empty", fmt.Sprintf("Nothing fills %s, so the device has nothing to boot. Add fill %q { file = ... }.", group, group), inst.block.rng.Ptr()))
 			}
@@ -635,7 +691,32 @@ func (e *evaluator) checkPresetFiles(inst *instance, im *Image, filled map[strin
 
 // imageSuffixes are what files of each format are called. A block map is found by the image's name.
 var imageSuffixes = map[string]string{
-	"raw": ".img", "bmap": ".img.bmap", "gz": ".img.gz", "xz": ".img.xz", "zst": ".img.zst", "android-sparse": ".simg", "qcow2": ".qcow2",
+	"raw": ".img", "bmap": ".img.bmap", "gz": ".img.gz", "xz": ".img.xz", "zst": ".img.zst", "android-sparse": ".simg", "qcow2": ".qcow2", formatUBI: ".ubi",
+}
+
+const formatUBI = "ubi"
+
+// imageFormats are the formats of an image: raw flash has one of its own, and no other.
+func (e *evaluator) imageFormats(b *body, l *Layout) []string {
+	flash := l.UBI != nil
+	if b.unset("formats") {
+		if flash {
+			return []string{formatUBI}
+		}
+		return []string{"raw", "bmap"}
+	}
+	formats := b.texts("formats")
+	for i, f := range formats {
+		if (f == formatUBI) == flash || l.Address == "" {
+			continue
+		}
+		text := fmt.Sprintf("%s is raw flash, whose images have the format ubi: %s is for disks.", l.Address, f)
+		if f == formatUBI {
+			text = fmt.Sprintf("%s is a disk; the format ubi is for raw flash, which a layout with a block ubi has.", l.Address)
+		}
+		e.report(fault("Not for this kind of medium", text, elementRange(b.content.attrs["formats"].Expr, &problem{index: i}).Ptr()))
+	}
+	return formats
 }
 
 func checkFormats(v cty.Value) string {
@@ -710,7 +791,7 @@ func (e *evaluator) checkSlotContent(inst *instance, im *Image) {
 	}
 	group, _, _ := im.DeviceType.Layout.slots()
 	for _, n := range inst.body.all("fill") {
-		if n.label != group && n.label != group+"_a" || !n.body.has("file") {
+		if slotA, _ := im.DeviceType.Layout.slotNames(group); n.label != group && n.label != slotA || !n.body.has("file") {
 			continue
 		}
 		file, release := e.pipeline.abs(n.body.text("file")), im.Artifact.Payload.Files[0]
@@ -734,9 +815,13 @@ func (e *evaluator) checkDataPartition(inst *instance, im *Image) {
 		for _, n := range inst.body.all("fill") {
 			file = file || n.label == p.Name && !n.body.unset("file")
 		}
+		makable := "ext4"
+		if im.DeviceType.Layout.UBI != nil {
+			makable = ubifs
+		}
 		if p.Filesystem == "none" && !file {
-			e.report(fault("No file system", fmt.Sprintf("The agent's configuration goes onto %s, which has no file system. Set its filesystem to \"ext4\" in %s, or fill it with a file that holds one.",
-				p.Name, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
+			e.report(fault("No file system", fmt.Sprintf("The agent's configuration goes onto %s, which has no file system. Set its filesystem to %q in %s, or fill it with a file that holds one.",
+				p.Name, makable, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
 		}
 		return
 	}
@@ -780,6 +865,11 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 			target = &Partition{Name: r.Name, Size: r.Size, Filesystem: "none"}
 			if r.Offset == 0 && r.Size <= bootCodeSize { // the file may go on as the sector does
 				target.Size = sector
+			}
+		}
+		if boot := device.Bootloader; device.Layout.UBI != nil && boot.Environment == n.label { // text, for each of its volumes
+			if p := findPartition(device, boot.EnvironmentVolumes()[0]); p != nil {
+				target = &Partition{Name: n.label, Size: p.Size, Filesystem: "none"}
 			}
 		}
 		if target == nil {

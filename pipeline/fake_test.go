@@ -129,6 +129,17 @@ func superblock(blocks uint32) string {
 	return string(b)
 }
 
+// ubifsSuper is the beginning of a UBIFS with a number of blocks of 126976 bytes.
+func ubifsSuper(blocks uint32) string {
+	b := make([]byte, 4096)
+	le := binary.LittleEndian
+	le.PutUint32(b, 0x06101831)
+	b[20] = 6
+	le.PutUint32(b[36:], 126_976)
+	le.PutUint32(b[40:], blocks)
+	return string(b)
+}
+
 // The beginnings of programs and kernels, as far as anybody looks.
 
 func header(size int) string { return string(make([]byte, size)) }
@@ -165,6 +176,9 @@ func world() fakeFS {
 		"noise.ext4":    {size: 50 << 20, data: "noise"},
 		"tree/file":     {data: "x"},
 		"boot.img":      {size: 512},
+		"root.ubifs":    {size: 100 * 126_976, data: ubifsSuper(100)},
+		"big.ubifs":     {size: 400 * 126_976, data: ubifsSuper(400)},
+		"env.txt":       {data: "bootcmd=boot\n"},
 		"core.img":      {size: 30 << 10},
 
 		"amd64.elf":     {data: elfHeader(62)},

@@ -443,7 +443,9 @@ func areaRanges(b *body) map[string]hcl.Range {
 			out[n.label] = *n.body.rangeOf("offset")
 		}
 		if n.schema.Kind == "slots" {
-			out[n.label+"_a"], out[n.label+"_b"] = n.rng, n.rng
+			for _, slot := range []string{"_a", "_b", "a", "b"} { // the latter of raw flash
+				out[n.label+slot] = n.rng
+			}
 		}
 	}
 	return out

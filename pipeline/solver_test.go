@@ -43,6 +43,9 @@ func (testLayouts) Preset(name string, variables map[string]string) (*Layout, er
 }
 
 func (testLayouts) Place(l *Layout) error {
+	if l.UBI != nil {
+		return placeVolumes(l)
+	}
 	disk := imaging.Layout{Table: l.Table, SectorSize: l.SectorSize, Alignment: l.Alignment, DiskSize: l.DiskSize}
 	for _, r := range l.Reserves {
 		disk.Reserves = append(disk.Reserves, imaging.Reserve{Name: r.Name, Offset: r.Offset, Size: r.Size})
@@ -59,6 +62,21 @@ func (testLayouts) Place(l *Layout) error {
 		if area, ok := m.Find(p.Name); ok {
 			p.Number, p.Offset, p.Size, p.Percent, p.Rest = area.Number, area.Offset, area.Size, 0, false
 		}
+	}
+	return nil
+}
+
+func placeVolumes(l *Layout) error {
+	u := imaging.UBI{PEB: l.UBI.EraseBlock, Page: l.UBI.Page, SubPage: l.UBI.SubPage, Blocks: l.UBI.Blocks}
+	for _, p := range l.Partitions {
+		u.Volumes = append(u.Volumes, imaging.UBIVolume{Name: p.Name, Size: p.Size, Autoresize: p.Grow, Filesystem: strings.TrimPrefix(p.Filesystem, "none")})
+	}
+	m, err := u.Map()
+	if err != nil {
+		return err
+	}
+	for i, r := range m.Regions {
+		l.Partitions[i].Number, l.Partitions[i].Size = r.Number, r.Size
 	}
 	return nil
 }

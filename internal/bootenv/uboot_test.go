@@ -147,7 +147,7 @@ func TestParseFwEnvConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Location{{"/dev/mmcblk0", 0x800000, 0x20000}, {"/dev/mmcblk0", 0x1000000, 0x20000}}
+	want := []Location{{"/dev/mmcblk0", 0x800000, 0x20000, 0}, {"/dev/mmcblk0", 0x1000000, 0x20000, 0}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -115,8 +115,8 @@ func (r *runner) agentConfig(im *pipeline.Image, m *imaging.Map) ([]byte, error)
 	config := agentConfig{
 		ArtifactVerifyKeys: []string{dataMount + "/" + verifyKeyFile},
 		DeviceTypeFile:     dataMount + "/" + deviceTypeFile,
-		RootfsPartA:        partitionDevice(im.DeviceType.StorageBase, a),
-		RootfsPartB:        partitionDevice(im.DeviceType.StorageBase, b),
+		RootfsPartA:        slotDevice(&im.DeviceType, a),
+		RootfsPartB:        slotDevice(&im.DeviceType, b),
 	}
 	if im.Server != nil {
 		config.ServerURL = im.Server.URL

@@ -22,14 +22,11 @@ import (
 // dataMount is where the data partition is mounted on a device; what the agent keeps is below it.
 const dataMount = "/data"
 
-// ImageMap resolves where everything in an image will be, without making it.
-func ImageMap(im *pipeline.Image) (*imaging.Map, error) {
-	return Layout(&im.DeviceType.Layout).Resolve()
-}
+// ImageMap resolves where everything in an image will be, without making it. For raw flash it shows the volumes.
+func ImageMap(im *pipeline.Image) (*imaging.Map, error) { return layoutMap(&im.DeviceType.Layout) }
 
 func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(done, total int64)) (*Output, error) {
-	layout := Layout(&im.DeviceType.Layout)
-	m, err := layout.Resolve()
+	m, err := ImageMap(im)
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +37,23 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 	if err := durable.MkdirAll(filepath.Dir(im.Path), 0o755); err != nil {
 		return nil, err
 	}
+	// Two images of one name and device type may have equal identifiers: they are the same disk, rebuilt.
+	seed := im.Name + "/" + im.DeviceType.Name
+	if im.DeviceType.Layout.UBI != nil {
+		u := flash(&im.DeviceType.Layout)
+		u.Seed, u.Epoch = seed, r.plan.Epoch
+		for i := range u.Volumes {
+			u.Volumes[i].Content = contents[u.Volumes[i].Name]
+		}
+		made, err := imaging.WriteUBI(ctx, im.Path, u)
+		if err != nil {
+			return nil, err
+		}
+		progress(made.Size, made.Size)
+		return r.imageOutput(im, made)
+	}
 	image := &imaging.Image{
-		Layout: *layout, Contents: contents, Epoch: r.plan.Epoch, Progress: progress,
-		// Two images of one name and device type may have equal identifiers: they are the same disk, rebuilt.
-		Seed: im.Name + "/" + im.DeviceType.Name, Digests: true,
+		Layout: *Layout(&im.DeviceType.Layout), Contents: contents, Epoch: r.plan.Epoch, Progress: progress, Seed: seed, Digests: true,
 	}
 	raw := ""
 	for _, o := range im.Outputs {
@@ -106,13 +116,12 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			contents[p.Name] = imaging.Content{} // an empty file system, as on Mender's images: it can be mounted and checked
 		}
 	}
-	if env := im.DeviceType.Bootloader.Environment; env != "" {
-		if fill := contents[env]; fill.File != "" {
-			block, err := firstEnvironment(im, m, fill.File)
-			if err != nil {
-				return nil, err
-			}
-			contents[env] = imaging.Content{Bytes: block}
+	for _, fill := range im.Fills {
+		if fill.File == "" || fill.Partition != im.DeviceType.Bootloader.Environment {
+			continue
+		}
+		if err := fillEnvironment(im, m, fill.File, contents); err != nil {
+			return nil, err
 		}
 	}
 	if boot := im.DeviceType.Bootloader; isGRUB(boot) && contents[boot.Partition].File == "" {
@@ -246,19 +255,47 @@ func dataPartition(l *pipeline.Layout) *pipeline.Partition {
 // maxInitialEnv bounds u-boot-initial-env, which has a few kilobytes.
 const maxInitialEnv = 1 << 20
 
-// firstEnvironment is the boot loader's environment of a device that was just flashed: U-Boot's built-in variables, from
-// the text that its build leaves, with slot A chosen and nothing pending. Both copies are valid from the start, so that
+// fillEnvironment fills the reserve of U-Boot's environment, or its volumes.
+func fillEnvironment(im *pipeline.Image, m *imaging.Map, initial string, contents map[string]imaging.Content) error {
+	boot := im.DeviceType.Bootloader
+	if im.DeviceType.Layout.UBI == nil {
+		block, err := firstEnvironment(im, m, initial)
+		contents[boot.Environment] = imaging.Content{Bytes: block}
+		return err
+	}
+	env, err := environmentCopy(im, m, initial)
+	for _, name := range boot.EnvironmentVolumes() {
+		contents[name] = imaging.Content{Bytes: env}
+	}
+	return err
+}
+
+// firstEnvironment is the reserve with all copies of the first environment.
+func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
+	area, ok := m.Find(im.DeviceType.Bootloader.Environment)
+	if !ok {
+		return nil, fmt.Errorf("the layout has no area %q for the bootloader environment", im.DeviceType.Bootloader.Environment)
+	}
+	env, err := environmentCopy(im, m, initial)
+	if err != nil {
+		return nil, err
+	}
+	block := make([]byte, area.Size)
+	for _, loc := range environmentCopies(im, m) {
+		copy(block[loc.Offset-area.Offset:], env)
+	}
+	return block, nil
+}
+
+// environmentCopy is one copy of the boot loader's environment of a device that was just flashed: U-Boot's built-in variables,
+// from the text that its build leaves, with slot A chosen and nothing pending. All copies are valid from the start, so that
 // fw_printenv works before U-Boot has ever saved.
 //
 // Without that text the area stays empty and U-Boot uses its built-in variables until it saves them, as on Mender's
 // images. It must not be filled with the slot's variables alone: U-Boot takes a valid environment in place of the
 // built-in one, and without bootcmd it stops at its prompt.
-func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
+func environmentCopy(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
 	boot := im.DeviceType.Bootloader
-	area, ok := m.Find(boot.Environment)
-	if !ok {
-		return nil, fmt.Errorf("the layout has no area %q for the bootloader environment", boot.Environment)
-	}
 	a, err := slotNumber(m, "a")
 	if err != nil {
 		return nil, err
@@ -281,15 +318,11 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byt
 	if vars[bootenv.VarBootLimit] == "" {
 		vars[bootenv.VarBootLimit] = "1"
 	}
-	block := make([]byte, area.Size)
-	for i, loc := range environmentCopies(im, m) {
-		env, err := bootenv.EncodeUBoot(vars, int(loc.Size), boot.Redundant, byte(1))
-		if err != nil {
-			return nil, fmt.Errorf("bootloader environment copy %d: %w", i+1, err)
-		}
-		copy(block[loc.Offset-area.Offset:], env)
+	env, err := bootenv.EncodeUBoot(vars, int(boot.EnvironmentSize), boot.Redundant, 1)
+	if err != nil {
+		return nil, fmt.Errorf("bootloader environment: %w", err)
 	}
-	return block, nil
+	return env, nil
 }
 
 // grubEnvironment is the first environment of GRUB on a device that was just flashed, in the files that the scripts of
@@ -329,8 +362,8 @@ func parseInitialEnv(text string) (map[string]string, error) {
 	return vars, nil
 }
 
-// environmentCopies says where on the device the copies of U-Boot's environment are: where the preset has them; else one at
-// the start of its area or, when redundant, two in its halves.
+// environmentCopies says where on the device the copies of U-Boot's environment are: where the preset has them, in volumes of
+// their own, else one at the start of its area or, when redundant, two in its halves.
 func environmentCopies(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
 	boot, device := im.DeviceType.Bootloader, im.DeviceType.StorageBase
 	var copies []bootenv.Location
@@ -340,6 +373,14 @@ func environmentCopies(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
 		}
 		for _, offset := range place.Offsets {
 			copies = append(copies, bootenv.Location{Path: device, Offset: offset, Size: boot.EnvironmentSize})
+		}
+		return copies
+	}
+	if im.DeviceType.Layout.UBI != nil {
+		for _, name := range boot.EnvironmentVolumes() {
+			if volume, ok := m.Find(name); ok {
+				copies = append(copies, bootenv.Location{Path: fmt.Sprintf("%s_%d", device, volume.Number), Size: boot.EnvironmentSize, Sector: m.SectorSize})
+			}
 		}
 		return copies
 	}
@@ -357,7 +398,7 @@ func environmentCopies(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
 // EnvironmentLocations says where on the disk of an image its boot loader's environment is, if it has one there: Path is the
 // device's name of the disk.
 func EnvironmentLocations(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
-	if im.DeviceType.Bootloader.Environment == "" {
+	if im.DeviceType.Bootloader.Environment == "" || im.DeviceType.Layout.UBI != nil {
 		return nil
 	}
 	return environmentCopies(im, m)
@@ -373,6 +414,14 @@ func slotNumber(m *imaging.Map, slot string) (int, error) {
 		}
 	}
 	return 0, errors.New("the layout has no slots; add a slots block, so that there is something to update")
+}
+
+// slotDevice is what the agent's configuration calls a slot. Volumes have the names that Mender's clients know them by.
+func slotDevice(d *pipeline.DeviceType, number int) string {
+	if d.Layout.UBI != nil {
+		return fmt.Sprintf("%s_%d", path.Base(d.StorageBase), number)
+	}
+	return partitionDevice(d.StorageBase, number)
 }
 
 // partitionDevice is Linux's name of a partition: /dev/sda2, /dev/mmcblk0p2, /dev/disk/by-path/pci-1-part2.

@@ -64,7 +64,7 @@ func presetMount(p imaging.Partition, bootloader string) string {
 
 // Place implements [pipeline.LayoutSolver].
 func (Layouts) Place(l *pipeline.Layout) error {
-	m, err := Layout(l).Resolve()
+	m, err := layoutMap(l)
 	if err != nil {
 		return err
 	}
@@ -75,8 +75,35 @@ func (Layouts) Place(l *pipeline.Layout) error {
 			return fmt.Errorf("partition %q has no place", p.Name)
 		}
 		p.Number, p.Offset, p.Size, p.Percent, p.Rest = area.Number, area.Offset, area.Size, 0, false
+		if l.UBI != nil {
+			p.Offset = 0
+		}
 	}
 	return nil
+}
+
+// layoutMap is where everything in a layout is, or which volumes there are.
+func layoutMap(l *pipeline.Layout) (*imaging.Map, error) {
+	if l.UBI != nil {
+		return flash(l).Map()
+	}
+	return Layout(l).Resolve()
+}
+
+// flash turns a layout block of raw flash into imaging's, without content.
+func flash(l *pipeline.Layout) *imaging.UBI {
+	u := &imaging.UBI{
+		PEB: l.UBI.EraseBlock, Page: l.UBI.Page, SubPage: l.UBI.SubPage, Blocks: l.UBI.Blocks, NOR: l.UBI.Page == 1,
+		Compression: l.UBI.Compression, SpaceFixup: l.UBI.SpaceFixup,
+	}
+	for _, p := range l.Partitions {
+		v := imaging.UBIVolume{Name: p.Name, Size: p.Size, Autoresize: p.Grow, Slot: p.Slot}
+		if p.Filesystem != imaging.FilesystemNone {
+			v.Filesystem = p.Filesystem
+		}
+		u.Volumes = append(u.Volumes, v)
+	}
+	return u
 }
 
 // Layout turns a layout block into imaging's.
