@@ -109,6 +109,9 @@ func (a *app) runImageMap(ctx context.Context, o imageMapOptions, name string) e
 		return err
 	}
 	if o.svg != "" {
+		if m.Table == imaging.TableUBI {
+			return fmt.Errorf("%s is raw flash, of which there is no picture: UBI decides where the blocks of a volume are", name)
+		}
 		if err := notOver("--svg", o.svg, name); err != nil {
 			return err
 		}

@@ -107,7 +107,8 @@ func (a *app) runImageVerify(ctx context.Context, o imageVerifyOptions, name str
 	return err
 }
 
-// builtImage is the file of an image block, with its layout, when name is the address of one; else name is that of a file.
+// builtImage is the file of an image block, with its layout, when name is the address of one; else name is that of a file. An image
+// of raw flash is none of a disk.
 func (a *app) builtImage(ctx context.Context, name string) (path string, im *pipeline.Image, planned *imaging.Map, err error) {
 	im, err = a.imageAt(ctx, name)
 	if err != nil || im == nil {
@@ -115,6 +116,12 @@ func (a *app) builtImage(ctx context.Context, name string) (path string, im *pip
 	}
 	if planned, err = build.ImageMap(im); err != nil {
 		return "", nil, nil, err
+	}
+	if planned.Table == imaging.TableUBI {
+		return "", nil, nil, &hintedError{
+			fmt.Sprintf("%s is a UBI image for raw flash, and this command is for disks", im.Address),
+			"on the device: ubiattach checks what is on the flash, ubiupdatevol changes a volume",
+		}
 	}
 	if !exists(im.Path) {
 		return "", nil, nil, &hintedError{fmt.Sprintf("%s is not built", im.Address), "twinkeel image '" + im.Address + "'"}

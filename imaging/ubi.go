@@ -358,3 +358,16 @@ func (u *UBI) content(ctx context.Context, work string, r Region, v UBIVolume) (
 	}
 	return name, u.makeUBIFS(ctx, path, r, v)
 }
+
+// ErrUBI says that what was taken for a disk is a UBI image.
+var ErrUBI = fmt.Errorf("%w: it is a UBI image for raw flash, which ubiformat writes", ErrNoTable)
+
+// isUBI looks for the header of the first erase block.
+func isUBI(r io.ReaderAt, size int64) bool {
+	head := make([]byte, 4)
+	if size < ubiHeader {
+		return false
+	}
+	_, err := r.ReadAt(head, 0)
+	return err == nil && string(head) == "UBI#"
+}

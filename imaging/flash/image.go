@@ -251,12 +251,20 @@ func (m *Image) streamError(err error) error {
 	return err
 }
 
+// rawFlash refuses an image that no disk can use, and that would cost raw flash its erase counters.
+func (m *Image) rawFlash(err error) error {
+	return &ImageError{Path: m.Path, Reason: "it is a UBI image for raw flash, not for a disk", Advice: "on the device: ubiformat /dev/mtdN -f " + filepath.Base(m.Path), Err: err}
+}
+
 // readMap looks at the partition table. Of a compressed image only the first bytes are read for that.
 func (m *Image) readMap(stream io.Reader) error {
 	if m.Format == unpack.None {
 		found, err := imaging.ReadMap(m.file, m.Size)
 		if err == nil {
 			m.Map = found
+		}
+		if errors.Is(err, imaging.ErrUBI) {
+			return m.rawFlash(err)
 		}
 		return nil // one without a table, such as a file system for a partition, can be flashed, too
 	}
@@ -270,6 +278,9 @@ func (m *Image) readMap(stream io.Reader) error {
 		size = maxImage
 	}
 	found, err := imaging.ReadMap(headReader(head[:n]), size)
+	if errors.Is(err, imaging.ErrUBI) {
+		return m.rawFlash(err)
+	}
 	if err != nil {
 		return nil //nolint:nilerr // as above
 	}
