@@ -91,7 +91,8 @@ func (u *UBI) makeUBIFS(ctx context.Context, name string, r Region, v UBIVolume)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if err := stage(ctx, dir, slices.DeleteFunc(slices.Clone(tree), special)); err != nil {
+	// Sources are copied: files with several names get an order from their numbers on the host.
+	if err := stageLinked(ctx, dir, slices.DeleteFunc(slices.Clone(tree), special), nil); err != nil {
 		return err
 	}
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }

@@ -207,8 +207,11 @@ func completeTree(tree []TreeFile) []TreeFile {
 		out = append(out, t)
 	}
 	slices.SortFunc(out, func(a, b TreeFile) int {
-		if a.Path == "." || b.Path == "." {
-			return cmp.Compare(len(a.Path), len(b.Path)) // the root before all
+		switch "." { // the root before all
+		case a.Path:
+			return -1
+		case b.Path:
+			return 1
 		}
 		return slices.Compare(strings.Split(a.Path, "/"), strings.Split(b.Path, "/"))
 	})
@@ -218,7 +221,11 @@ func completeTree(tree []TreeFile) []TreeFile {
 // stage puts the tree into a directory of the host. Modes, owners and times are not those of the tree: an ordinary user cannot
 // set them all, so they are set in the finished file system.
 func stage(ctx context.Context, dir string, tree []TreeFile) error {
-	linked := make(map[string]bool)
+	return stageLinked(ctx, dir, tree, make(map[string]bool))
+}
+
+// stageLinked is stage with the sources that have got another name, or with none that may get one.
+func stageLinked(ctx context.Context, dir string, tree []TreeFile, linked map[string]bool) error {
 	for _, t := range tree {
 		if t.HardLink != "" {
 			continue
@@ -255,7 +262,7 @@ func stage(ctx context.Context, dir string, tree []TreeFile) error {
 // stageFile gives the source another name in place of copying it, where the file system lets that be. Never twice for one
 // file: mke2fs would make it one file with two names.
 func stageFile(target string, t TreeFile, linked map[string]bool) error {
-	if t.Source != "" {
+	if t.Source != "" && linked != nil {
 		if id := fileID(t.Source); id != "" && !linked[id] {
 			linked[id] = true
 			if os.Link(t.Source, target) == nil {

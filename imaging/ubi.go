@@ -221,8 +221,8 @@ func (v UBIVolume) contentSize() (int64, error) {
 }
 
 // WriteUBI makes the image at path; on any error, and when ctx ends, nothing is left. The same input gives the same bytes, but
-// for one thing: mkfs.ubifs takes files in the order in which the directories of the host list them, which is another one on
-// another file system.
+// for two things: mkfs.ubifs takes files in the order in which the directories of the host list them, which is another one on
+// another file system, and files with several names in that of their numbers there.
 func WriteUBI(ctx context.Context, path string, u *UBI) (res *Result, err error) {
 	defer func() {
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
