@@ -210,6 +210,8 @@ func (b *presetBuilder) medium() {
 	case b.alignment < kib || b.alignment%kib != 0 || b.alignment > maxAlignment:
 		v.refuse("use a multiple of 1024, such as 8388608", "MENDER_PARTITION_ALIGNMENT is %s, which is not a whole number of KiB up to %s",
 			FormatSize(b.alignment), FormatSize(maxAlignment))
+	case strings.HasPrefix(b.info.Device, "ubi"):
+		v.refuse("write the layout out, with a block ubi", "MENDER_STORAGE_DEVICE is %s, which is raw flash, but %s is a disk", b.info.Device, b.info.Name)
 	case b.data == 0:
 		v.refuse("", "MENDER_DATA_PART_SIZE_MB is 0, but updates need a data partition")
 	}

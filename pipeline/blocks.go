@@ -234,6 +234,10 @@ func (e *evaluator) storageDevice(b *body, l *Layout) string {
 		}
 		return given
 	case l.StorageDevice != "":
+		if reason := checkDevice(cty.StringVal(l.StorageDevice)); reason != "" {
+			e.report(fault("Wrong value", fmt.Sprintf("MENDER_STORAGE_DEVICE of the preset of %s is %q, but it %s.", l.Address, shorten(l.StorageDevice), reason), b.rangeOf("layout")))
+			return ""
+		}
 		return l.StorageDevice
 	case l.UBI != nil:
 		return defaultUBIDevice

@@ -113,15 +113,17 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 func (e *evaluator) presetLayout(inst *instance, r *layoutReader) map[string]cty.Value {
 	b := inst.body
 	for _, n := range b.nested {
+		r.known = false
 		e.report(fault("Unexpected block", "A preset is a whole layout. To change it, write it out: \"twinkeel inspect\" shows its partitions.", n.rng.Ptr()))
 	}
 	for _, name := range []string{"table", "alignment", "sector_size", "disk_size", "disk_id"} {
 		if b.content.attrs[name] != nil {
+			r.known = false
 			e.report(fault("Conflicting arguments", fmt.Sprintf("A preset says what the %s is.", strings.ReplaceAll(name, "_", " ")), b.rangeOf(name)))
 		}
 	}
 	unplaced := map[string]cty.Value{"partitions": cty.UnknownVal(cty.List(partitionObject)), "slot_size": cty.UnknownVal(cty.Number)}
-	if !r.known || e.pipeline.layouts == nil || e.failed() {
+	if !r.known || e.pipeline.layouts == nil {
 		return unplaced
 	}
 	made, err := e.pipeline.layouts.Preset(b.text("preset"), b.textMap("variables"))

@@ -48,3 +48,16 @@ device_type "refused" {
   layout       = layout.refused
   bootloader "u-boot" { environment = "env" }
 }
+layout "part" {
+  preset    = "sdimg"
+  variables = { MENDER_STORAGE_DEVICE = "/dev/mmcblk0p1" }
+}
+device_type "part" {
+  architecture = "arm"
+  layout       = layout.part # ERROR: Wrong value
+  bootloader "u-boot" {}
+}
+layout "flash" {
+  preset    = "sdimg" # ERROR: Layout not possible
+  variables = { MENDER_STORAGE_DEVICE = "ubi0" }
+}
