@@ -133,7 +133,7 @@ func TestFromYocto(t *testing.T) {
 				"MENDER_CALC_ROOTFS_SIZE", "1", "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_1", "1", "BOOTENV_SIZE", "3", "MENDER_SERVER_URL", "${file(\"/etc/passwd\")}",
 				"MENDER_IMAGE_BOOTLOADER_FILE", "../../etc/passwd", "MENDER_IMAGE_BOOTLOADER_BOOTSECTOR_OFFSET", "9999999999999", "MENDER_EXTRA_PARTS", "a\n}\nb", "MENDER_FEATURES", "mender-grub"),
 			[]string{"image-board.ext4"},
-			[]string{`storage_device = "/dev/mmcblk0"`, "GRUB, which cannot be expressed"},
+			[]string{`storage_device = "/dev/mmcblk0"`, "the build is for GRUB"},
 			[]string{"passwd\")", `fill "bootloader"`},
 		},
 		"flash": {with("MENDER_STORAGE_DEVICE", "ubi0"), []string{"image-board.ext4"}, []string{"raw flash"}, nil},
