@@ -77,7 +77,7 @@ func TestInitialEnvironmentThatWouldNotBoot(t *testing.T) {
 		"":                                       "NAME=VALUE",
 		"bootdelay=2\n":                          "bootcmd",
 		"bootcmd=x\n\x00\x01\n":                  "line 2",
-		"bootcmd=" + strings.Repeat("x", 65<<10): "copy 1",
+		"bootcmd=" + strings.Repeat("x", 65<<10): "has room for 65536",
 	} {
 		initial := filepath.Join(t.TempDir(), "env")
 		write(t, initial, text)
