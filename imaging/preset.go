@@ -234,7 +234,9 @@ func (b *presetBuilder) bootloader() {
 	end := b.first
 	if b.has("mender-uboot") {
 		if env := b.environment(); env.Size > 0 {
-			b.layout.Reserves = append(b.layout.Reserves, env)
+			if b.info.Environment.Reserve != "" { // else its place on the disk stays free
+				b.layout.Reserves = append(b.layout.Reserves, env)
+			}
 			end = env.Offset
 			b.first = alignUp(env.Offset+env.Size, b.alignment)
 		}

@@ -39,7 +39,7 @@ func Probe(r io.ReaderAt, size int64) (Filesystem, error) {
 	switch super := head[1024:2048]; {
 	case le.Uint32(head) == ubifsMagic && head[20] == ubifsSuperblock:
 		return Filesystem{
-			Kind: FilesystemUBIFS, UUID: formatUUID(head[ubifsUUID:ubifsUUIDEnd]), Size: int64(le.Uint32(head[ubifsLEB:])) * int64(le.Uint32(head[ubifsLEBs:])),
+			Kind: FilesystemUBIFS, UUID: formatUUID(head[ubifsUUID:ubifsUUIDEnd]), Size: clampSize(uint64(le.Uint32(head[ubifsLEB:])) * uint64(le.Uint32(head[ubifsLEBs:]))),
 		}, nil
 	case le.Uint16(super[0x38:]) == 0xef53:
 		return probeExt4(super), nil

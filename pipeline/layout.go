@@ -290,7 +290,7 @@ func (r *layoutReader) flash(b *body, n *nestedBody) {
 		Compression: f.text("compression"), SpaceFixup: f.flag("space_fixup"),
 	}
 	r.layout.Table, r.layout.Alignment, r.layout.SectorSize = tableUBI, 0, 0
-	for _, name := range []string{"preset", "table", "alignment", "sector_size", "disk_size", "disk_id"} {
+	for _, name := range []string{"table", "alignment", "sector_size", "disk_size", "disk_id"} {
 		if b.content.attrs[name] != nil && !b.unset(name) {
 			r.e.report(fault("Conflicting arguments", fmt.Sprintf("Raw flash has no %s: that is for disks. Remove it, or the block ubi.", strings.ReplaceAll(name, "_", " ")), b.rangeOf(name)))
 			r.known = false

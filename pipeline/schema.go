@@ -384,7 +384,7 @@ var layoutSchema = &blockSchema{
 		},
 	},
 	Exposes: []exposedSchema{
-		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two: name, number in the table, start and size in bytes, filesystem and mount, which is null where there is none."},
+		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two: name, number in the table, start and size in bytes, filesystem and mount, which is null where there is none; on raw flash start is null, too."},
 		{Name: "slot_size", Type: cty.Number, Doc: "Size of one slot in bytes."},
 	},
 }

@@ -553,7 +553,7 @@ func readSuperblock(r io.Reader) (kind string, size int64, err error) {
 		}
 		return "ext4", int64(blocks << (10 + shift)), nil
 	case le.Uint32(head) == 0x06101831 && head[20] == 6: // a node of UBIFS, the superblock
-		return ubifs, int64(le.Uint32(head[36:])) * int64(le.Uint32(head[40:])), nil
+		return ubifs, int64(min(uint64(le.Uint32(head[36:]))*uint64(le.Uint32(head[40:])), 1<<62)), nil
 	case bytes.HasPrefix(head, []byte("hsqs")):
 		return "squashfs", int64(min(le.Uint64(head[40:]), 1<<62)), nil
 	case le.Uint32(super) == 0xE0F5E1E2:
