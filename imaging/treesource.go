@@ -30,7 +30,7 @@ func (img *Image) checkContent(ctx context.Context, r Region, c Content) error {
 			return &ContentError{Name: r.Name, Reason: c.Tar + " is not a regular file"}
 		}
 	}
-	return checkTree(r, c.Tree)
+	return checkTree(r, ext4Block(r.Size, img.sector()), c.Tree)
 }
 
 // tree is all that is to be in the region's file system, complete and checked. The files of an archive are put into the
@@ -57,7 +57,7 @@ func (img *Image) tree(ctx context.Context, spool string, r Region, report func(
 	if r.Filesystem == FilesystemVFAT {
 		all = withoutLinks(all)
 	}
-	if err := checkTree(r, all); err != nil {
+	if err := checkTree(r, ext4Block(r.Size, img.sector()), all); err != nil {
 		return nil, err
 	}
 	return completeTree(all), nil

@@ -77,6 +77,7 @@ func (e *SpaceError) Hint() string {
 // source is a content that has been looked at: where its bytes are and how many.
 type source struct {
 	region Region
+	sector int64  // of the disk
 	path   string // of a file; or
 	bytes  []byte
 	size   int64
@@ -492,13 +493,13 @@ func (img *Image) survey(ctx context.Context, m *Map) (sources []source, trees [
 				return nil, nil, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the content", Need: int64(len(content.Bytes)), Size: r.Size}
 			}
 			if r.Kind == KindPartition {
-				if err := identify(r, "the content", bytes.NewReader(content.Bytes), int64(len(content.Bytes))); err != nil {
+				if err := identify(r, m.SectorSize, "the content", bytes.NewReader(content.Bytes), int64(len(content.Bytes))); err != nil {
 					return nil, nil, err
 				}
 			}
 			sources = append(sources, source{region: *r, bytes: content.Bytes, size: int64(len(content.Bytes))}.outsideHoles()...)
 		case content.File != "":
-			src, err := openFile(r, content.File)
+			src, err := openFile(r, m.SectorSize, content.File)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -553,7 +554,7 @@ func (c Content) check(r Region) error {
 	return nil
 }
 
-func openFile(r *Region, path string) (source, error) {
+func openFile(r *Region, sector int64, path string) (source, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return source{}, fmt.Errorf("content of %s %q: %w", r.Kind, r.Name, err)
@@ -569,9 +570,9 @@ func openFile(r *Region, path string) (source, error) {
 	if r.Kind == KindReserve && r.Offset == 0 && r.Size <= bootCodeSize && info.Size() == mbrSize {
 		return bootCode(r, path, f)
 	}
-	src := source{region: *r, path: path, size: info.Size(), info: info}
+	src := source{region: *r, sector: sector, path: path, size: info.Size(), info: info}
 	if r.Kind == KindPartition {
-		if src.packed, err = looksPacked(r, path, f, info.Size()); err != nil {
+		if src.packed, err = looksPacked(r, sector, path, f, info.Size()); err != nil {
 			return source{}, err
 		}
 	}
@@ -580,7 +581,7 @@ func openFile(r *Region, path string) (source, error) {
 			return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: path, Need: info.Size(), Size: r.Size}
 		}
 		if r.Kind == KindPartition {
-			if err := identify(r, path, f, info.Size()); err != nil {
+			if err := identify(r, sector, path, f, info.Size()); err != nil {
 				return source{}, err
 			}
 		}
@@ -606,7 +607,7 @@ func bootCode(r *Region, path string, f *os.File) (source, error) {
 }
 
 // identify compares what a content is with what the layout says about its partition, and completes the region with it.
-func identify(r *Region, what string, content io.ReaderAt, size int64) error {
+func identify(r *Region, sector int64, what string, content io.ReaderAt, size int64) error {
 	found, err := Probe(content, size)
 	if err != nil {
 		return fmt.Errorf("content of partition %q: %s: %w", r.Name, what, err)
@@ -632,6 +633,9 @@ func identify(r *Region, what string, content io.ReaderAt, size int64) error {
 			Name: r.Name, Reason: fmt.Sprintf("%s is truncated: it has %s, but its file system has %s", what, FormatSize(size), FormatSize(found.Size)),
 			Advice: "copy or build it again",
 		}
+	}
+	if reason, advice := found.Unfit(sector); reason != "" {
+		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("%s: %s", what, reason), Advice: advice}
 	}
 	r.Label, r.FilesystemUUID = found.Label, found.UUID
 	return nil

@@ -279,6 +279,36 @@ func TestVerifyFinds(t *testing.T) {
 	}
 }
 
+// TestVerifySmallBlocks: a file system that no kernel mounts from a disk with such sectors.
+func TestVerifySmallBlocks(t *testing.T) {
+	t.Parallel()
+	need(t, "mke2fs")
+	dir := t.TempDir()
+	part := filepath.Join(dir, "ext4")
+	if err := os.WriteFile(part, make([]byte, 4*mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool, err := findTool("mke2fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), tool, "-q", "-t", "ext4", "-b", "1024", part).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// With "none" it is copied without a question.
+	disk := filepath.Join(dir, "disk.img")
+	if _, err := imaging.Write(t.Context(), disk, &imaging.Image{
+		Layout:   imaging.Layout{SectorSize: 4096, Partitions: []imaging.Partition{{Name: "raw", Size: 4 * mib}}},
+		Contents: map[string]imaging.Content{"raw": {File: part}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r := verify(t, disk, VerifyOptions{NoDigests: true, Check: CheckNever})
+	if len(r.Findings) != 1 || r.Findings[0].Code != CodeFilesystemBlock || r.Findings[0].Hint != "make it with mkfs.ext4 -b 4096" {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 func putEnv(t *testing.T, change map[string]string) func(b []byte) []byte {
 	return func(b []byte) []byte {
 		copy(b[envOffset:], environment(t, 2, change))
