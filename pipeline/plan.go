@@ -242,7 +242,7 @@ type Partition struct {
 	MBRType    string   `json:"mbr_type,omitempty"`
 	Logical    bool     `json:"logical,omitempty"`
 	InMBR      bool     `json:"in_mbr,omitempty"` // of a hybrid table
-	Filesystem string   `json:"filesystem"`       // ext4, vfat, ubifs, none
+	Filesystem string   `json:"filesystem"`       // ext4, vfat, squashfs, erofs, ubifs, none
 	Label      string   `json:"label,omitempty"`
 	Type       string   `json:"type,omitempty"` // GUID or a name; empty: from Filesystem and role
 	Mount      string   `json:"mount,omitempty"`

@@ -292,8 +292,8 @@ var sourceSchema = &blockSchema{
 }
 
 var (
-	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "ubifs", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition; none is for content that is copied as it is. On raw flash ubifs, and on nothing else."}
-	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "ubifs", "none"}, Required: true, Doc: "File system of both slots; none for squashfs, erofs and others that are copied as they are. On raw flash ubifs, and on nothing else."}
+	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "squashfs", "erofs", "ubifs", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition. ext4 and vfat are made, or come as images like squashfs and erofs; an image that is compressed is unpacked on the way, and must hold this file system. none is for content that is copied as it is, compressed or not. On raw flash ubifs, and on nothing else."}
+	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "squashfs", "erofs", "ubifs", "none"}, Required: true, Doc: "File system of both slots, as for partition; none for others, which are copied as they are and therefore must not be compressed. On raw flash ubifs, and on nothing else."}
 	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"; more than zero."}
 )
 

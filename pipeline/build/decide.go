@@ -231,7 +231,7 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 }
 
 // implementation rises when the bytes that an action makes from the same inputs change.
-var implementation = map[pipeline.Kind]int{pipeline.KindSource: 1, pipeline.KindArtifact: 2, pipeline.KindImage: 2}
+var implementation = map[pipeline.Kind]int{pipeline.KindSource: 1, pipeline.KindArtifact: 2, pipeline.KindImage: 3}
 
 func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Artifact) error {
 	s.attributes = attributes(map[string]any{

@@ -106,13 +106,13 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		for _, name := range fillTargets(&im.DeviceType.Layout, fill) {
-			if area, _ := m.Find(name); !fill.Empty || area.Filesystem != "" && area.Filesystem != imaging.FilesystemNone {
+			if area, _ := m.Find(name); !fill.Empty || madeHere(area.Filesystem) {
 				contents[name] = content
 			}
 		}
 	}
 	for _, p := range im.DeviceType.Layout.Partitions {
-		if _, filled := contents[p.Name]; p.Slot == "b" && p.Filesystem != "none" && !filled {
+		if _, filled := contents[p.Name]; p.Slot == "b" && madeHere(p.Filesystem) && !filled {
 			contents[p.Name] = imaging.Content{} // an empty file system, as on Mender's images: it can be mounted and checked
 		}
 	}
@@ -150,6 +150,11 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 		contents[data.Name] = content
 	}
 	return contents, nil
+}
+
+// madeHere tells whether an empty file system of the kind can be made.
+func madeHere(filesystem string) bool {
+	return filesystem == imaging.FilesystemExt4 || filesystem == imaging.FilesystemVFAT || filesystem == imaging.FilesystemUBIFS
 }
 
 // addMade adds files that are made to those of a fill, which may have the same directories but not the same files.
