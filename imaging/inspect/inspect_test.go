@@ -279,6 +279,39 @@ func TestVerifyFinds(t *testing.T) {
 	}
 }
 
+// TestOtherContainers: what is not read is named, with what to do.
+func TestOtherContainers(t *testing.T) {
+	t.Parallel()
+	backed := make([]byte, 112)
+	copy(backed, "QFI\xfb\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x70")
+	for name, c := range map[string]struct{ content, want string }{
+		"backing file": {string(backed), "it is a qcow2 image that has only what differs from another one (its backing file)"},
+		"vmdk":         {"KDMV" + string(make([]byte, 4096)), "it is a VMDK disk"},
+		"vhdx":         {"vhdxfile" + string(make([]byte, 4096)), "it is a VHDX disk"},
+		"fixed vhd":    {string(make([]byte, 4096)) + "conectix" + string(make([]byte, 504)), "it is a VHD disk"},
+	} {
+		path := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(t.Context(), path, Options{})
+		var unsupported *UnsupportedError
+		if !errors.As(err, &unsupported) || !errors.Is(err, errors.ErrUnsupported) || err.Error() != path+": "+c.want || unsupported.Hint() != convertAdvice {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	iso := make([]byte, 40<<10)
+	copy(iso[0x8001:], "CD001")
+	path := filepath.Join(t.TempDir(), "disk.iso")
+	if err := os.WriteFile(path, iso, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, path)
+	if !errors.Is(d.NoTable, imaging.ErrNoTable) || d.NoTable.Error() != "no partition table: it is iso9660" {
+		t.Error(d.NoTable)
+	}
+}
+
 // TestVerifySmallBlocks: a file system that no kernel mounts from a disk with such sectors.
 func TestVerifySmallBlocks(t *testing.T) {
 	t.Parallel()
