@@ -156,6 +156,9 @@ func (d *Disk) open(ctx context.Context, o Options) error {
 	if !errors.Is(d.NoTable, imaging.ErrNoTable) {
 		return d.NoTable
 	}
+	if errors.Is(d.NoTable, imaging.ErrUBI) { // which says what it is
+		return nil
+	}
 	return d.explainNoTable()
 }
 
