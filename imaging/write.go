@@ -341,7 +341,8 @@ func (w *writer) streamAll(ctx context.Context, set *outputSet, sources []source
 type sinks struct {
 	all    []sink
 	named  []*namedSink
-	image  *imageDigest
+	image  *imageDigest  // or
+	sparse *sparseDigest // of a large one
 	areas  *areaDigests
 	bmap   *bmapper
 	digest bool
@@ -364,8 +365,15 @@ func (w *writer) sinks(ctx context.Context, set *outputSet, reader *imageReader)
 		s.all = append(s.all, newRawSink(set.raw.File.File, reader))
 	}
 	if w.img.Digests {
-		s.image, s.areas = newImageDigest(), newAreaDigests(reader, twins)
-		s.all = append(s.all, s.image, s.areas)
+		s.areas = newAreaDigests(reader, twins)
+		s.all = append(s.all, s.areas)
+		if w.m.Size <= MaxWholeDigest {
+			s.image = newImageDigest()
+			s.all = append(s.all, s.image)
+		} else {
+			s.sparse = newSparseDigest()
+			s.all = append(s.all, s.sparse)
+		}
 	}
 	if wants(FormatBmap) {
 		s.bmap = newBmapper(w.m, must, twins)
@@ -393,7 +401,11 @@ func (s *sinks) stop() {
 // collect puts what the sinks have found into the result and writes the block map.
 func (s *sinks) collect(set *outputSet, res *Result) error {
 	if s.digest {
-		res.SHA256 = s.image.sum
+		if s.image != nil {
+			res.SHA256 = s.image.sum
+		} else {
+			res.SparseSHA256 = s.sparse.sum
+		}
 		for _, p := range s.areas.pieces {
 			res.Areas = append(res.Areas, AreaDigest{Name: p.region.Name, Size: p.size, SHA256: s.areas.sums[p.off()]})
 		}
