@@ -1123,7 +1123,10 @@ func (e *evaluator) builtFile(address, path string) map[string]cty.Value {
 		"path": cty.StringVal(path), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
 	}
 	if built, ok := e.built[address]; ok {
-		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.StringVal(built.SHA256)
+		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.NullVal(cty.String)
+		if built.SHA256 != "" { // a large raw image has none
+			exposed["sha256"] = cty.StringVal(built.SHA256)
+		}
 	}
 	return exposed
 }

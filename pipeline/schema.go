@@ -565,7 +565,7 @@ var imageSchema = &blockSchema{
 		{Name: "path", Type: cty.String, Doc: "Path of the image, relative to the pipeline's directory: the raw one, or else the first of formats."},
 		{Name: "paths", Type: cty.Map(cty.String), Doc: "Paths of all that is written, by format."},
 		{Name: "size", Type: cty.Number, Built: true, Doc: "Size of the file at path in bytes."},
-		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path."},
+		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path; null of a raw image above 4GiB, whose zeros would cost more than all else."},
 	},
 }
 

@@ -181,7 +181,7 @@ func (d *decider) lookUp(ctx context.Context, s *Step) error {
 		return nil
 	}
 	if !s.keyUnknown {
-		_, err := d.cache.find(ctx, s.cacheKey, d.digests.file)
+		_, err := d.cache.find(ctx, s.cacheKey, d.digests.like)
 		var damaged *DamagedEntryError
 		switch {
 		case err == nil:
@@ -194,7 +194,7 @@ func (d *decider) lookUp(ctx context.Context, s *Step) error {
 	if s.payloadKey == "" || s.Action.Artifact.Signer == nil {
 		return nil
 	}
-	if _, err := d.cache.findPayload(ctx, s.payloadKey, d.digests.file); err == nil {
+	if _, err := d.cache.findPayload(ctx, s.payloadKey, d.digests.like); err == nil {
 		s.Verb, s.fromCache = VerbSign, true
 	}
 	return ctx.Err()
@@ -490,11 +490,11 @@ func (d *decider) outputChanged(ctx context.Context, path string, last *Output) 
 	if info.Size() != last.Size {
 		return []Reason{{ReasonOutputModified, fmt.Sprintf("its output was modified (size %d -> %d)", last.Size, info.Size())}}, nil
 	}
-	digest, err := d.digests.file(ctx, path)
+	digest, err := d.digests.like(ctx, path, last.digest())
 	if err != nil {
 		return nil, err
 	}
-	if digest != last.SHA256 {
+	if digest != last.digest() {
 		return []Reason{{ReasonOutputModified, "its output was modified"}}, nil
 	}
 	for _, s := range last.Sidecars {

@@ -68,7 +68,11 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 		return nil, err
 	}
 	if raw != "" {
-		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: made.SHA256})
+		digest := made.SHA256
+		if digest == "" {
+			digest = sparseForm + made.SparseSHA256
+		}
+		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: digest})
 	}
 	return r.imageOutput(im, made)
 }
@@ -88,7 +92,8 @@ func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output,
 			return nil, err
 		}
 		if o.Path == im.Path {
-			out.Size, out.SHA256, out.identity = o.Size, o.SHA256, id
+			out.Size, out.identity = o.Size, id
+			out.setDigest(o.SHA256)
 			continue
 		}
 		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, o.Path), o.SHA256})
