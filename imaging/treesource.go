@@ -110,6 +110,21 @@ func withoutLinks(tree []TreeFile) []TreeFile {
 	return tree
 }
 
+// ReadTree lists a directory as [Content].Dir takes it.
+func ReadTree(ctx context.Context, dir string) ([]TreeFile, error) { return treeOfDir(ctx, dir) }
+
+// CheckTree refuses a tree that cannot be put into a partition, as [Write] does before it begins.
+func (m *Map) CheckTree(partition string, tree []TreeFile) error {
+	r, ok := m.Find(partition)
+	if !ok {
+		return unknownArea(m, partition)
+	}
+	if r.Filesystem == FilesystemVFAT {
+		tree = withoutLinks(tree)
+	}
+	return checkTree(r, ext4Block(r.Size, m.SectorSize), tree)
+}
+
 // treeOfDir lists a directory of the host. Times are left out: they are those of a checkout or a copy.
 func treeOfDir(ctx context.Context, dir string) ([]TreeFile, error) {
 	dir, err := filepath.EvalSymlinks(dir) // a walk would stop at a link

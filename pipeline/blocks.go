@@ -943,6 +943,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		}
 		e.report(fault("No file system", detail, b.rangeOf(set[0])))
 	}
+	e.computeOwners(b, &f)
 	if b.has("tar") {
 		e.mustExist(b.text("tar"), *b.rangeOf("tar"))
 		f.Tar = e.pipeline.abs(b.text("tar"))
@@ -956,6 +957,14 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		}
 	}
 	return f
+}
+
+// computeOwners decides to whom the files of a fill belong. A directory belongs to whoever has built it, an archive says it.
+func (e *evaluator) computeOwners(b *body, f *Fill) {
+	f.RootOwned = b.text("owners") == "root" || b.unset("owners") && b.has("dir")
+	if !b.unset("owners") && b.unset("dir") && b.unset("tar") {
+		e.report(fault("Unexpected argument", "owners is about the files of dir or tar.", b.rangeOf("owners")))
+	}
 }
 
 func (l *Layout) reserve(name string) *Reserve {

@@ -282,9 +282,11 @@ type Fill struct {
 	Files     map[string]string `json:"files,omitempty"`
 	Dir       string            `json:"dir,omitempty"`
 	Tar       string            `json:"tar,omitempty"`
-	Empty     bool              `json:"empty,omitempty"`
-	Both      bool              `json:"both,omitempty"`
-	Range     hcl.Range         `json:"-"`
+	// RootOwned: all of Dir or Tar belongs to root, whoever owns it here.
+	RootOwned bool      `json:"root_owned,omitempty"`
+	Empty     bool      `json:"empty,omitempty"`
+	Both      bool      `json:"both,omitempty"`
+	Range     hcl.Range `json:"-"`
 }
 
 // Server is a server block.

@@ -555,8 +555,9 @@ var imageSchema = &blockSchema{
 		Attrs: []*attrSchema{
 			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is; one that is compressed (gz, bz2, xz, zst, lz4) is unpacked on the way."},
 			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system, without a slash in front = path here. They belong to root, with mode 0644."},
-			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with its modes; all of it belongs to root."},
+			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with modes, links, devices and extended attributes (user.*, security.capability and ACLs)."},
 			{Name: "tar", Type: tPath, Doc: "A tar archive whose content goes in with owners, modes, devices, links and extended attributes; it may be compressed."},
+			{Name: "owners", Type: tString, Enum: []string{"keep", "root"}, Doc: "To whom the files of dir or tar belong: those who own them here (keep), or root. By default root for dir, whose files belong to whoever has built them, and keep for tar."},
 			{Name: "empty", Type: tBool, Default: cty.False, Doc: "Nothing: an empty file system, or zeros where there is none."},
 			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same. For slots only."},
 		},

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
 
@@ -316,7 +317,8 @@ func (d *decider) describePayload(ctx context.Context, s *Step, a *pipeline.Arti
 }
 
 func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image) error {
-	if _, err := ImageMap(im); err != nil { // before anything is built, and not only when it is this image's turn
+	m, err := ImageMap(im)
+	if err != nil { // before anything is built, and not only when it is this image's turn
 		return err
 	}
 	device := im.DeviceType
@@ -334,7 +336,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		}
 	}
 	for _, f := range im.Fills {
-		s.attributes["fill "+f.Partition] = fmt.Sprintf("%s, both=%t", fillKind(f), f.Both) // files = { file = ... } is not file = ...
+		s.attributes["fill "+f.Partition] = fmt.Sprintf("%s, both=%t, root=%t", fillKind(f), f.Both, f.RootOwned) // files = { file = ... } is not file = ...
 		if f.File != "" {
 			if err := d.input(ctx, s, "file of "+f.Partition, f.File); err != nil {
 				return err
@@ -351,7 +353,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 			}
 		}
 		if f.Dir != "" {
-			if err := d.inputTree(ctx, s, "directory of "+f.Partition, f.Dir); err != nil {
+			if err := d.inputFill(ctx, s, m, im, f); err != nil {
 				return err
 			}
 		}
@@ -417,6 +419,27 @@ func formatsOf(im *pipeline.Image) []string {
 		formats = append(formats, o.Format)
 	}
 	return formats
+}
+
+// inputFill is input for a directory of a fill: what of it goes into the file system. That it can is found out here, since
+// looking through it is most of the work.
+func (d *decider) inputFill(ctx context.Context, s *Step, m *imaging.Map, im *pipeline.Image, f pipeline.Fill) error {
+	role := "directory of " + f.Partition
+	if promised, waits := d.comes(s, role, f.Dir); waits {
+		s.inputs[role] = promised
+		return nil
+	}
+	tree, err := imaging.ReadTree(ctx, f.Dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range fillTargets(&im.DeviceType.Layout, f) {
+		if err := m.CheckTree(name, tree); err != nil {
+			return err
+		}
+	}
+	s.inputs[role], err = d.digests.fill(ctx, tree, f.RootOwned)
+	return err
 }
 
 func fillKind(f pipeline.Fill) string {

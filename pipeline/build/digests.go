@@ -216,6 +216,25 @@ func (d *digests) tree(ctx context.Context, dir string) (string, error) {
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }
 
+// fill digests what goes into a file system. Owners count unless all of it belongs to root.
+func (d *digests) fill(ctx context.Context, tree []imaging.TreeFile, rootOwned bool) (string, error) {
+	hash := sha256.New()
+	for _, t := range tree {
+		content := ""
+		if t.Source != "" {
+			var err error
+			if content, err = d.file(ctx, t.Source); err != nil {
+				return "", err
+			}
+		}
+		if rootOwned {
+			t.UID, t.GID = 0, 0
+		}
+		fmt.Fprintf(hash, "%q %s %d:%d %q %q %d:%d %q %q\n", t.Path, t.Mode, t.UID, t.GID, t.Link, t.HardLink, t.Major, t.Minor, t.Xattrs, content)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), ctx.Err()
+}
+
 func identity(path string, info fs.FileInfo) string {
 	id := path + "|" + strconv.FormatInt(info.Size(), 10) + "|" + strconv.FormatInt(info.ModTime().UnixNano(), 10)
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -106,10 +105,7 @@ func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output,
 func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Map) (map[string]imaging.Content, error) {
 	contents := map[string]imaging.Content{}
 	for _, fill := range im.Fills {
-		content, err := fillContent(fill)
-		if err != nil {
-			return nil, err
-		}
+		content := fillContent(fill)
 		for _, name := range fillTargets(&im.DeviceType.Layout, fill) {
 			if area, _ := m.Find(name); !fill.Empty || madeHere(area.Filesystem) {
 				contents[name] = content
@@ -135,7 +131,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[boot.Partition]
-		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+		if err := addMade(&content, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", boot.Partition, err)
 		}
 		contents[boot.Partition] = content
@@ -149,7 +145,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[data.Name]
-		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+		if err := addMade(&content, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", data.Name, err)
 		}
 		contents[data.Name] = content
@@ -163,21 +159,27 @@ func madeHere(filesystem string) bool {
 }
 
 // addMade adds files that are made to those of a fill, which may have the same directories but not the same files.
-func addMade(fill, made []imaging.TreeFile) ([]imaging.TreeFile, error) {
-	there := make(map[string]bool, len(fill))
-	for _, t := range fill {
+func addMade(fill *imaging.Content, made []imaging.TreeFile) error {
+	there := make(map[string]bool, len(fill.Tree))
+	for _, t := range fill.Tree {
 		there[path.Clean(t.Path)] = true
 	}
-	tree := slices.Clone(fill)
+	tree := slices.Clone(fill.Tree)
 	for _, t := range made {
+		found := there[t.Path]
+		if fill.Dir != "" {
+			_, err := os.Lstat(filepath.Join(fill.Dir, filepath.FromSlash(t.Path)))
+			found = found || err == nil
+		}
 		switch {
-		case !there[t.Path]:
+		case !found:
 			tree = append(tree, t)
 		case !t.Mode.IsDir():
-			return nil, fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
+			return fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
 		}
 	}
-	return tree, nil
+	fill.Tree = tree
+	return nil
 }
 
 // fillTargets are the partitions a fill names: a slot group's name means slot A, or both.
@@ -196,61 +198,22 @@ func fillTargets(l *pipeline.Layout, f pipeline.Fill) []string {
 	return names
 }
 
-func fillContent(f pipeline.Fill) (imaging.Content, error) {
+func fillContent(f pipeline.Fill) imaging.Content {
 	switch {
 	case f.Empty:
-		return imaging.Content{}, nil
+		return imaging.Content{}
 	case f.File != "":
-		return imaging.Content{File: f.File}, nil
+		return imaging.Content{File: f.File}
 	case f.Tar != "":
-		return imaging.Content{Tar: f.Tar}, nil
+		return imaging.Content{Tar: f.Tar, RootOwned: f.RootOwned}
 	case f.Dir != "":
-		tree, err := treeOf(f.Dir)
-		return imaging.Content{Tree: tree}, err
+		return imaging.Content{Dir: f.Dir, RootOwned: f.RootOwned}
 	}
 	var tree []imaging.TreeFile
 	for _, inside := range sortedKeys(f.Files) {
 		tree = append(tree, imaging.TreeFile{Path: inside, Mode: 0o644, Source: f.Files[inside]})
 	}
-	return imaging.Content{Tree: tree}, nil
-}
-
-// treeOf lists a directory for a file system: everything belongs to root, modes are kept.
-func treeOf(dir string) ([]imaging.TreeFile, error) {
-	dir, err := filepath.EvalSymlinks(dir) // a walk would stop at a link
-	if err != nil {
-		return nil, err
-	}
-	var tree []imaging.TreeFile
-	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || p == dir {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		file := imaging.TreeFile{Path: filepath.ToSlash(rel), Mode: info.Mode()}
-		switch {
-		case info.Mode().IsRegular():
-			file.Source = p
-		case info.IsDir():
-		case info.Mode()&fs.ModeSymlink != 0:
-			file.Mode = 0
-			if file.Link, err = os.Readlink(p); err != nil {
-				return err
-			}
-		default:
-			return fmt.Errorf("%s is neither a file, a directory nor a symbolic link", p)
-		}
-		tree = append(tree, file)
-		return nil
-	})
-	return tree, err
+	return imaging.Content{Tree: tree}
 }
 
 func dataPartition(l *pipeline.Layout) *pipeline.Partition {

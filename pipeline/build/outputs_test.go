@@ -1,8 +1,10 @@
 package build
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/twinkeel/twinkeel/imaging"
@@ -106,6 +108,69 @@ func TestStaleOutputsStayInside(t *testing.T) {
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestFillDirectory: what a directory has besides files and modes arrives, owners if they are asked for; what the file system
+// cannot hold is found with the plan.
+func TestFillDirectory(t *testing.T) {
+	t.Parallel()
+	if err := imaging.CheckTools(); err != nil {
+		t.Skip(err)
+	}
+	plan := rawImagePlan(t, imaging.FormatRaw)
+	im := plan.Actions[0].Image
+	im.DeviceType.Layout.Partitions[0].Filesystem = "ext4"
+	dir := filepath.Join(plan.Dir, "tree")
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "file"), "x")
+	if err := os.Link(filepath.Join(dir, "file"), filepath.Join(dir, "more")); err != nil {
+		t.Fatal(err)
+	}
+	uid := os.Getuid()
+	if uid == 0 {
+		uid = 1234
+		if err := os.Chown(filepath.Join(dir, "file"), uid, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	im.Fills = []pipeline.Fill{{Partition: "boot", Dir: dir, RootOwned: true}}
+	for _, want := range []int{0, uid} {
+		im.Fills[0].RootOwned = want == 0
+		if s := decideOne(t, plan); s.UpToDate() {
+			t.Errorf("owner %d: nothing to do", want)
+		}
+		buildAll(t, plan)
+		f, err := os.Open(im.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		m, err := ImageMap(im)
+		if err != nil {
+			t.Fatal(err)
+		}
+		boot, _ := m.Find("boot")
+		files, err := imaging.OpenExt4(f, boot.Offset, boot.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := fs.Stat(files, "more")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stat := info.Sys().(*imaging.Ext4Stat); int(stat.UID) != want || stat.Links != 2 {
+			t.Errorf("%+v, want the owner %d", stat, want)
+		}
+	}
+	if err := os.Symlink("file", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	im.DeviceType.Layout.Partitions[0].Filesystem = "vfat"
+	if _, err := Decide(t.Context(), plan, false); err == nil || !strings.Contains(err.Error(), `"link": vfat has no symbolic links`) {
+		t.Errorf("%v", err)
 	}
 }
 
