@@ -377,7 +377,9 @@ var layoutSchema = &blockSchema{
 			Kind: "slots", Label: "name", Max: 1,
 			Doc: "The pair of equal partitions NAME_a and NAME_b (on raw flash the volumes NAMEa and NAMEb) that hold the running and the next system. Every layout without a preset has it.",
 			Attrs: []*attrSchema{
-				attrExtent, attrAlign, attrSlotsFS,
+				attrExtent,
+				{Name: "offset", Type: tSize, Check: checkPositive, Doc: "Where NAME_a starts; by default at the next free place. NAME_b follows it."},
+				attrAlign, attrSlotsFS,
 				{Name: "type", Type: tString, Doc: "Type of both partitions: a GUID or a name, as for partition; by default linux."},
 				attrAttributes, attrMBRType, attrLogical, attrInMBR,
 			},
