@@ -239,7 +239,7 @@ func (a *app) checkDigests(ctx context.Context, d *inspect.Disk, report *inspect
 		if findings, err = checkSparse(ctx, name, record, made.SparseSHA256); err != nil {
 			return nil, err
 		}
-	} else if made != nil {
+	} else if made != nil && made.SHA256 != "" {
 		expected[record] = made.SHA256
 	}
 	if len(expected) == 0 {

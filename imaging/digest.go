@@ -103,11 +103,11 @@ func SparseSHA256(ctx context.Context, f *os.File) (string, error) {
 	d.size = info.Size()
 	buf := make([]byte, windowSize)
 	for at := int64(0); at < d.size; {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
 		start, end := nextData(f, at, d.size)
 		for at = start - start%windowSize; at < end; at += windowSize {
+			if err := ctx.Err(); err != nil {
+				return "", err
+			}
 			data := buf[:min(windowSize, d.size-at)]
 			if _, err := f.ReadAt(data, at); err != nil {
 				return "", fmt.Errorf("reading %s: %w", f.Name(), err)
@@ -132,8 +132,8 @@ func allZeros(b []byte) bool {
 	return true
 }
 
-// areaDigests are those of the contents, each over its own size, up to MaxWholeDigest. One that has holes for others has none, since not all
-// of it is in the image.
+// areaDigests are those of the contents, each over its own size. One above MaxWholeDigest has none, nor has one with holes for
+// others, since not all of it is in the image.
 type areaDigests struct {
 	pieces []*piece // sorted
 	todo   []*piece
