@@ -195,8 +195,16 @@ func (a *app) printOutputs(record *build.Record, steps []*build.Step) error {
 		case s.Verb == build.VerbCached:
 			state = "up to date"
 		}
-		t.add(s.Action.Address, state, out.Path, size(out.Size), "sha256:"+out.SHA256[:12])
+		t.add(s.Action.Address, state, out.Path, size(out.Size), shortDigest(out))
 	}
 	t.print(a.stdout)
 	return nil
+}
+
+// shortDigest is the beginning of an output's digest. A large image has one that leaves out its zeros.
+func shortDigest(out *build.Output) string {
+	if out.SHA256 == "" {
+		return "sparse-sha256:" + out.SparseSHA256[:min(12, len(out.SparseSHA256))]
+	}
+	return "sha256:" + out.SHA256[:min(12, len(out.SHA256))]
 }

@@ -62,7 +62,7 @@ func (a *app) afterEdit(res *edit.Result) {
 		signed := strings.TrimSuffix(sig, ".sig")
 		a.warnf("%s is for the image as it was; sign again: openssl dgst -sha256 -sign KEY -out %s %s", printable(sig), printable(sig), printable(signed))
 	}
-	if record, sum := recordedDigest(res.Path); sum != "" {
+	if record, made := recorded(res.Path); made != nil {
 		a.warnf("%s has the image as it was built; the next twinkeel image may build it again, without this change", record)
 	}
 }

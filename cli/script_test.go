@@ -137,10 +137,11 @@ func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// mkimg FILE makes 6 MiB that begin and end with noise, and sets DIGEST to its SHA-256.
+// mkimg FILE makes 6 MiB that begin with boot code and noise and end with noise, and sets DIGEST to its SHA-256.
 func mkImg(ts *testscript.TestScript, _ bool, args []string) {
 	b := make([]byte, 6<<20)
 	rand.NewChaCha8([32]byte{1}).Read(b[:1<<20])
+	b[510], b[511] = 0x55, 0xaa
 	rand.NewChaCha8([32]byte{2}).Read(b[len(b)-3000:])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
 	ts.Setenv("DIGEST", fmt.Sprintf("%x", sha256.Sum256(b)))

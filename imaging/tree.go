@@ -15,8 +15,9 @@ import (
 	"unicode/utf8"
 )
 
-// checkTree refuses what cannot be put into the region's file system, before anything is written.
-func checkTree(r Region, tree []TreeFile) error {
+// checkTree refuses what cannot be put into the region's file system, which has blocks of that size, before anything is
+// written.
+func checkTree(r Region, block int64, tree []TreeFile) error {
 	seen := make(map[string]TreeFile)
 	bad := func(t TreeFile, format string, args ...any) error {
 		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("%q: ", t.Path) + fmt.Sprintf(format, args...)}
@@ -43,7 +44,7 @@ func checkTree(r Region, tree []TreeFile) error {
 			return bad(t, "%q is also listed, and vfat does not tell them apart", other.Path)
 		}
 		seen[key(name)] = t
-		if err := checkTreeFile(t, name, vfat, r.Size); err != "" {
+		if err := checkTreeFile(t, name, vfat, block); err != "" {
 			return bad(t, "%s", err)
 		}
 		if t.Source != "" {
@@ -76,7 +77,7 @@ func checkTree(r Region, tree []TreeFile) error {
 }
 
 // checkTreeFile returns what is wrong with one entry, or nothing.
-func checkTreeFile(t TreeFile, name string, vfat bool, size int64) string {
+func checkTreeFile(t TreeFile, name string, vfat bool, block int64) string {
 	kinds := 0
 	for _, set := range []bool{t.Source != "", t.Data != nil, t.Link != "", t.HardLink != ""} {
 		if set {
@@ -108,7 +109,7 @@ func checkTreeFile(t TreeFile, name string, vfat bool, size int64) string {
 	case vfat && t.Link != "":
 		return "vfat has no symbolic links"
 	}
-	if reason := checkXattrs(t.Xattrs, size); reason != "" {
+	if reason := checkXattrs(t.Xattrs, block); reason != "" {
 		return reason
 	}
 	for _, part := range strings.Split(name, "/") {
@@ -137,11 +138,8 @@ const (
 var xattrName = regexp.MustCompile(`^(user|security|trusted)\.[A-Za-z0-9._-]+$|^system\.posix_acl_(access|default)$`)
 
 // checkXattrs wants names that ext4 has, and no more bytes than fit beside an inode: one block.
-func checkXattrs(xattrs map[string]string, size int64) string {
-	room := 4096 - 64
-	if size < smallExt4 {
-		room = 1024 - 64
-	}
+func checkXattrs(xattrs map[string]string, block int64) string {
+	room := int(block) - 64
 	for name, value := range xattrs {
 		if len(name) > 255 || !xattrName.MatchString(name) {
 			return fmt.Sprintf("the extended attribute %q cannot be stored in ext4", name)

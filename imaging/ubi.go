@@ -328,7 +328,7 @@ func (u *UBI) content(ctx context.Context, work string, r Region, v UBIVolume) (
 	path := filepath.Join(work, name)
 	switch {
 	case v.Content.File != "":
-		src, err := openFile(&r, v.Content.File)
+		src, err := openFile(&r, 0, v.Content.File) // raw flash has no sectors
 		if err != nil {
 			return "", err
 		}

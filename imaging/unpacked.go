@@ -17,7 +17,7 @@ import (
 // looked at in an order in which no stream gives them.
 
 // looksPacked tells whether a file is compressed where a file system is wanted, and checks what the first bytes claim.
-func looksPacked(r *Region, path string, f *os.File, size int64) (bool, error) {
+func looksPacked(r *Region, sector int64, path string, f *os.File, size int64) (bool, error) {
 	found, err := Probe(f, size)
 	if err != nil || r.Filesystem == FilesystemNone {
 		return false, err
@@ -50,7 +50,7 @@ func looksPacked(r *Region, path string, f *os.File, size int64) (bool, error) {
 		return false, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the file system in " + path, Need: claim.Size, Size: r.Size}
 	}
 	// Whether all of it is there is seen when it is unpacked.
-	return true, identify(r, "what is in "+path, sliceReader(head[:n]), max(claim.Size, int64(n)))
+	return true, identify(r, sector, "what is in "+path, sliceReader(head[:n]), max(claim.Size, int64(n)))
 }
 
 func unpackError(r *Region, path string, err error) error {
@@ -132,7 +132,7 @@ func (s *source) unpackTo(ctx context.Context, out *os.File, base int64, report 
 		return 0, err
 	}
 	r := s.region
-	return size, identify(&r, "what is in "+s.path, io.NewSectionReader(out, base, size), size)
+	return size, identify(&r, s.sector, "what is in "+s.path, io.NewSectionReader(out, base, size), size)
 }
 
 // readChunk fills buf as far as it can, so that blocks of zeros are seen whole. Unlike io.ReadFull it does not take the

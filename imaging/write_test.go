@@ -731,6 +731,89 @@ func TestLargeSparse(t *testing.T) {
 	}
 }
 
+// TestLargeDigests: digests and a block map of an image of any size cost what is in it.
+func TestLargeDigests(t *testing.T) {
+	t.Parallel()
+	noise := make([]byte, 3*windowSize/2)
+	rand.New(rand.NewSource(1)).Read(noise)
+	needTools(t)
+	path := filepath.Join(t.TempDir(), "disk.img")
+	img := &Image{
+		Layout: Layout{Partitions: []Partition{
+			{Name: "small", Size: mib}, {Name: "data", Size: 50 << 30, Filesystem: FilesystemExt4}, {Name: "rest", Size: 50 << 30},
+		}},
+		Contents: map[string]Content{"small": {Bytes: noise}, "rest": {Bytes: noise}}, Digests: true,
+		Outputs: []Output{{Format: FormatBmap, Path: path + ".bmap"}},
+	}
+	start := time.Now()
+	res, err := Write(t.Context(), path, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if res.SHA256 != "" || res.SparseSHA256 == "" || res.Outputs[0].SHA256 == "" {
+		t.Errorf("%+v", res)
+	}
+	for _, a := range res.Areas {
+		if (a.SHA256 == "") != (a.Name == "data") {
+			t.Errorf("%+v", a)
+		}
+	}
+	out, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if got, err := SparseSHA256(t.Context(), out); err != nil || got != res.SparseSHA256 {
+		t.Errorf("%s, %v; Write says %s", got, err, res.SparseSHA256)
+	}
+}
+
+// TestSparseSHA256: it is that of the bytes, whether they are holes or not.
+func TestSparseSHA256(t *testing.T) {
+	t.Parallel()
+	digest := func(change func(f *os.File) error) string {
+		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		err = errors.Join(f.Truncate(9*windowSize+100), change(f))
+		sum, sumErr := SparseSHA256(t.Context(), f)
+		if err = errors.Join(err, sumErr); err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	put := func(data []byte, off int64) func(f *os.File) error {
+		return func(f *os.File) error { _, err := f.WriteAt(data, off); return err }
+	}
+	text := []byte("text")
+	sparse := digest(put(text, 3*windowSize-2))
+	dense := make([]byte, 9*windowSize+100)
+	copy(dense[3*windowSize-2:], text)
+	if digest(put(dense, 0)) != sparse {
+		t.Error("a file without holes has another digest")
+	}
+	seen := map[string]string{}
+	for name, change := range map[string]func(f *os.File) error{
+		"empty":     func(*os.File) error { return nil },
+		"text":      put(text, 3*windowSize-2),
+		"moved":     put(text, 3*windowSize-1),
+		"elsewhere": put(text, 4*windowSize-2),
+		"at end":    put(text, 9*windowSize+96),
+		"longer":    func(f *os.File) error { return f.Truncate(9*windowSize + 101) },
+	} {
+		sum := digest(change)
+		if other := seen[sum]; other != "" {
+			t.Errorf("%s and %s have the same digest", name, other)
+		}
+		seen[sum] = name
+	}
+}
+
 func TestCopySparse(t *testing.T) {
 	rnd := rand.New(rand.NewSource(4))
 	for i := range 200 {

@@ -591,7 +591,10 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 			continue
 		}
 		group, size, filesystem := d.Layout.slots()
-		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, false, b.rangeOf(at), &a.Checks)
+		e.mustFit(FileCheck{
+			File: a.Payload.Files[0], Place: fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), Size: size,
+			Filesystem: filesystem, Sector: d.Layout.SectorSize, Flash: d.Layout.UBI != nil, Slot: true,
+		}, b.rangeOf(at), &a.Checks)
 	}
 }
 
@@ -605,21 +608,23 @@ func (e *evaluator) mustExist(name string, at hcl.Range) {
 	}
 }
 
-// mustFit reports a file system image that is larger than its place, or of another kind than the layout promises. A file
-// that a source action makes is looked at when it is there, unless what it will be is known.
-func (e *evaluator) mustFit(file, place string, size int64, filesystem string, packed bool, at *hcl.Range, later *[]FileCheck) {
-	if e.facts == nil || size == 0 {
+// mustFit reports a file that does not go into its place. One that a source action makes is looked at when it is there, unless
+// what it will be is known.
+func (e *evaluator) mustFit(c FileCheck, at *hcl.Range, later *[]FileCheck) {
+	if e.facts == nil || c.Size == 0 {
 		return
 	}
-	c := FileCheck{File: file, Place: place, Size: size, Filesystem: filesystem, Packed: packed}
 	var summary, detail string
-	if known, ok := e.sources.fact[file]; ok {
-		summary, detail = c.judge(e.shown(file), known.size, known.kind, known.size, nil)
-	} else if !e.pending(file) {
-		summary, detail = c.problemOf(e.facts, e.shown(file))
+	shown := e.shown(c.File)
+	if known, ok := e.sources.fact[c.File]; ok {
+		summary, detail = c.judge(shown, known.size, known, nil)
+	} else if !e.pending(c.File) {
+		summary, detail = c.problemOf(e.facts, shown)
 	}
-	if e.pending(file) {
+	if e.pending(c.File) {
 		*later = append(*later, c)
+	} else if doubt := c.doubtOf(e.facts, shown); doubt != "" && summary == "" {
+		e.report(caution("Compressed file system", doubt, at))
 	}
 	if summary != "" {
 		e.report(fault(summary, detail, at))
@@ -809,6 +814,13 @@ func (e *evaluator) checkSlotContent(inst *instance, im *Image) {
 // dataMount is where the agent looks for what it needs.
 const dataMount = "/data"
 
+// madeHere tells whether file systems of a kind are made, from nothing or from files.
+func madeHere(filesystem string) bool {
+	return filesystem == "ext4" || filesystem == "vfat" || filesystem == ubifs
+}
+
+func readOnly(filesystem string) bool { return filesystem == "squashfs" || filesystem == "erofs" }
+
 // checkDataPartition finds out whether the agent's configuration has its place.
 func (e *evaluator) checkDataPartition(inst *instance, im *Image) {
 	for _, p := range im.DeviceType.Layout.Partitions {
@@ -823,9 +835,13 @@ func (e *evaluator) checkDataPartition(inst *instance, im *Image) {
 		if im.DeviceType.Layout.UBI != nil {
 			makable = ubifs
 		}
-		if p.Filesystem == "none" && !file {
+		switch {
+		case p.Filesystem == "none" && !file:
 			e.report(fault("No file system", fmt.Sprintf("The agent's configuration goes onto %s, which has no file system. Set its filesystem to %q in %s, or fill it with a file that holds one.",
 				p.Name, makable, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
+		case readOnly(p.Filesystem):
+			e.report(fault("Read-only file system", fmt.Sprintf("The agent keeps its state on %s, and nothing can be written to %s. Set its filesystem to %q in %s.",
+				p.Name, p.Filesystem, makable, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
 		}
 		return
 	}
@@ -866,14 +882,14 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 	if device != nil && len(device.Layout.Partitions) > 0 {
 		target = findPartition(device, n.label)
 		if r := device.Layout.reserve(n.label); target == nil && r != nil { // bytes outside every partition
-			target = &Partition{Name: r.Name, Size: r.Size, Filesystem: "none"}
+			target = &Partition{Name: r.Name, Size: r.Size}
 			if r.Offset == 0 && r.Size <= bootCodeSize { // the file may go on as the sector does
 				target.Size = sector
 			}
 		}
 		if boot := device.Bootloader; device.Layout.UBI != nil && boot.Environment == n.label { // text, for each of its volumes
 			if p := findPartition(device, boot.EnvironmentVolumes()[0]); p != nil {
-				target = &Partition{Name: n.label, Size: p.Size, Filesystem: "none"}
+				target = &Partition{Name: n.label, Size: p.Size}
 			}
 		}
 		if target == nil {
@@ -896,7 +912,10 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
 		f.File = e.pipeline.abs(b.text("file"))
 		if target != nil {
-			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, true, b.rangeOf("file"), later)
+			e.mustFit(FileCheck{
+				File: f.File, Place: fmt.Sprintf("%s of %s", n.label, device.Layout.Address), Size: target.Size,
+				Filesystem: target.Filesystem, Sector: device.Layout.SectorSize, Flash: device.Layout.UBI != nil, Slot: target.Slot != "", Packed: true,
+			}, b.rangeOf("file"), later)
 		}
 	}
 	if b.has("files") {
@@ -917,9 +936,14 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 			f.Files[path.Clean(dest)] = e.pipeline.abs(src)
 		}
 	}
-	if target != nil && target.Filesystem == "none" && (len(f.Files) > 0 || b.has("dir") || b.has("tar")) {
-		e.report(fault("No file system", fmt.Sprintf("The partition %s has no file system, so only file = ... can fill it.", n.label), b.rangeOf(set[0])))
+	if target != nil && !madeHere(target.Filesystem) && (len(f.Files) > 0 || b.has("dir") || b.has("tar")) {
+		detail := fmt.Sprintf("The partition %s has no file system, so only file = ... can fill it.", n.label)
+		if readOnly(target.Filesystem) {
+			detail = fmt.Sprintf("Of %s only finished images are taken, so file = ... has to fill %s. Made here are ext4 and vfat.", target.Filesystem, n.label)
+		}
+		e.report(fault("No file system", detail, b.rangeOf(set[0])))
 	}
+	e.computeOwners(b, &f)
 	if b.has("tar") {
 		e.mustExist(b.text("tar"), *b.rangeOf("tar"))
 		f.Tar = e.pipeline.abs(b.text("tar"))
@@ -933,6 +957,14 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		}
 	}
 	return f
+}
+
+// computeOwners decides to whom the files of a fill belong. A directory belongs to whoever has built it, an archive says it.
+func (e *evaluator) computeOwners(b *body, f *Fill) {
+	f.RootOwned = b.text("owners") == "root" || b.unset("owners") && b.has("dir")
+	if !b.unset("owners") && b.unset("dir") && b.unset("tar") {
+		e.report(fault("Unexpected argument", "owners is about the files of dir or tar.", b.rangeOf("owners")))
+	}
 }
 
 func (l *Layout) reserve(name string) *Reserve {
@@ -1100,7 +1132,10 @@ func (e *evaluator) builtFile(address, path string) map[string]cty.Value {
 		"path": cty.StringVal(path), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
 	}
 	if built, ok := e.built[address]; ok {
-		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.StringVal(built.SHA256)
+		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.NullVal(cty.String)
+		if built.SHA256 != "" { // a large raw image has none
+			exposed["sha256"] = cty.StringVal(built.SHA256)
+		}
 	}
 	return exposed
 }

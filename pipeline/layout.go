@@ -253,6 +253,9 @@ func (r *layoutReader) area(n *nestedBody) {
 			if l.UBI != nil {
 				p.Name = n.label + slot
 			}
+			if slot == "b" {
+				p.Offset = 0 // behind the other
+			}
 			r.take(p.Name, n.labelRng)
 			l.Partitions = append(l.Partitions, p)
 		}

@@ -242,7 +242,7 @@ type Partition struct {
 	MBRType    string   `json:"mbr_type,omitempty"`
 	Logical    bool     `json:"logical,omitempty"`
 	InMBR      bool     `json:"in_mbr,omitempty"` // of a hybrid table
-	Filesystem string   `json:"filesystem"`       // ext4, vfat, ubifs, none
+	Filesystem string   `json:"filesystem"`       // ext4, vfat, squashfs, erofs, ubifs, none
 	Label      string   `json:"label,omitempty"`
 	Type       string   `json:"type,omitempty"` // GUID or a name; empty: from Filesystem and role
 	Mount      string   `json:"mount,omitempty"`
@@ -282,9 +282,11 @@ type Fill struct {
 	Files     map[string]string `json:"files,omitempty"`
 	Dir       string            `json:"dir,omitempty"`
 	Tar       string            `json:"tar,omitempty"`
-	Empty     bool              `json:"empty,omitempty"`
-	Both      bool              `json:"both,omitempty"`
-	Range     hcl.Range         `json:"-"`
+	// RootOwned: all of Dir or Tar belongs to root, whoever owns it here.
+	RootOwned bool      `json:"root_owned,omitempty"`
+	Empty     bool      `json:"empty,omitempty"`
+	Both      bool      `json:"both,omitempty"`
+	Range     hcl.Range `json:"-"`
 }
 
 // Server is a server block.

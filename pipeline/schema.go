@@ -292,8 +292,8 @@ var sourceSchema = &blockSchema{
 }
 
 var (
-	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "ubifs", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition; none is for content that is copied as it is. On raw flash ubifs, and on nothing else."}
-	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "ubifs", "none"}, Required: true, Doc: "File system of both slots; none for squashfs, erofs and others that are copied as they are. On raw flash ubifs, and on nothing else."}
+	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "squashfs", "erofs", "ubifs", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition. ext4 and vfat are made, or come as images like squashfs and erofs; an image that is compressed is unpacked on the way, and must hold this file system. none is for content that is copied as it is, compressed or not. On raw flash ubifs, and on nothing else."}
+	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "squashfs", "erofs", "ubifs", "none"}, Required: true, Doc: "File system of both slots, as for partition; none for others, which are copied as they are and therefore must not be compressed. On raw flash ubifs, and on nothing else."}
 	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"; more than zero."}
 )
 
@@ -377,7 +377,9 @@ var layoutSchema = &blockSchema{
 			Kind: "slots", Label: "name", Max: 1,
 			Doc: "The pair of equal partitions NAME_a and NAME_b (on raw flash the volumes NAMEa and NAMEb) that hold the running and the next system. Every layout without a preset has it.",
 			Attrs: []*attrSchema{
-				attrExtent, attrAlign, attrSlotsFS,
+				attrExtent,
+				{Name: "offset", Type: tSize, Check: checkPositive, Doc: "Where NAME_a starts; by default at the next free place. NAME_b follows it."},
+				attrAlign, attrSlotsFS,
 				{Name: "type", Type: tString, Doc: "Type of both partitions: a GUID or a name, as for partition; by default linux."},
 				attrAttributes, attrMBRType, attrLogical, attrInMBR,
 			},
@@ -555,8 +557,9 @@ var imageSchema = &blockSchema{
 		Attrs: []*attrSchema{
 			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is; one that is compressed (gz, bz2, xz, zst, lz4) is unpacked on the way."},
 			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system, without a slash in front = path here. They belong to root, with mode 0644."},
-			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with its modes; all of it belongs to root."},
+			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with modes, links, devices and extended attributes (user.*, security.capability and ACLs)."},
 			{Name: "tar", Type: tPath, Doc: "A tar archive whose content goes in with owners, modes, devices, links and extended attributes; it may be compressed."},
+			{Name: "owners", Type: tString, Enum: []string{"keep", "root"}, Doc: "To whom the files of dir or tar belong: those who own them here (keep), or root. By default root for dir, whose files belong to whoever has built them, and keep for tar."},
 			{Name: "empty", Type: tBool, Default: cty.False, Doc: "Nothing: an empty file system, or zeros where there is none."},
 			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same. For slots only."},
 		},
@@ -565,7 +568,7 @@ var imageSchema = &blockSchema{
 		{Name: "path", Type: cty.String, Doc: "Path of the image, relative to the pipeline's directory: the raw one, or else the first of formats."},
 		{Name: "paths", Type: cty.Map(cty.String), Doc: "Paths of all that is written, by format."},
 		{Name: "size", Type: cty.Number, Built: true, Doc: "Size of the file at path in bytes."},
-		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path."},
+		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path; null of a raw image above 4GiB, whose zeros would cost more than all else."},
 	},
 }
 

@@ -226,6 +226,9 @@ func (v *verification) partition(ctx context.Context, p imaging.Region) error {
 			}}
 		}
 	}
+	if reason, advice := u.Unfit(v.d.Map.SectorSize); reason != "" {
+		problems = append(problems, problem{CodeFilesystemBlock, SeverityError, reason, advice})
+	}
 	if len(problems) == 0 && u.Kind != "" && u.Compressed == "" {
 		if _, _, err := imaging.OpenFilesystem(section, p.Size); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			problems = []problem{{CodeFilesystem, SeverityError, err.Error(), ""}}

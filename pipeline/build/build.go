@@ -168,13 +168,13 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 	}
 	if s.UpToDate() {
 		r.events(Event{Address: address, State: StateCached})
-		return r.noteState(s)
+		return r.noteState(ctx, s)
 	}
 	start := time.Now()
 	r.events(Event{Address: address, State: StateStarted, Doing: doing(s), Total: -1})
 	out, err := r.produce(ctx, s)
 	if err == nil {
-		err = r.remember(s.Action, out)
+		err = r.remember(ctx, s.Action, out)
 	}
 	if err != nil {
 		err = &ActionError{Address: address, Err: err}
@@ -188,7 +188,7 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 
 // noteState writes down that a key which had to be looked at is the one that signed an output, so that it need not be looked at
 // again.
-func (r *runner) noteState(s *Step) error {
+func (r *runner) noteState(ctx context.Context, s *Step) error {
 	a := s.Action.Artifact
 	if a == nil || a.Signer == nil {
 		return nil
@@ -202,7 +202,7 @@ func (r *runner) noteState(s *Step) error {
 	}
 	noted := *out
 	noted.SignerState = state
-	return r.remember(s.Action, &noted)
+	return r.remember(ctx, s.Action, &noted)
 }
 
 func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
@@ -252,7 +252,7 @@ func outputPath(a *pipeline.Action) string {
 }
 
 // remember adds an output to the record as it is now: another build in the same directory may have added its own.
-func (r *runner) remember(a *pipeline.Action, out *Output) error {
+func (r *runner) remember(ctx context.Context, a *pipeline.Action, out *Output) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.Source != nil {
@@ -268,6 +268,9 @@ func (r *runner) remember(a *pipeline.Action, out *Output) error {
 	}
 	record, err := ReadRecord(r.plan.OutDir)
 	if err != nil {
+		return err
+	}
+	if err := r.removeStale(ctx, record, a.Address, out); err != nil {
 		return err
 	}
 	record.Outputs[a.Address] = out

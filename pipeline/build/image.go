@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -68,7 +67,11 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 		return nil, err
 	}
 	if raw != "" {
-		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: made.SHA256})
+		digest := made.SHA256
+		if digest == "" {
+			digest = sparseForm + made.SparseSHA256
+		}
+		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: digest})
 	}
 	return r.imageOutput(im, made)
 }
@@ -88,7 +91,8 @@ func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output,
 			return nil, err
 		}
 		if o.Path == im.Path {
-			out.Size, out.SHA256, out.identity = o.Size, o.SHA256, id
+			out.Size, out.identity = o.Size, id
+			out.setDigest(o.SHA256)
 			continue
 		}
 		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, o.Path), o.SHA256})
@@ -101,18 +105,15 @@ func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output,
 func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Map) (map[string]imaging.Content, error) {
 	contents := map[string]imaging.Content{}
 	for _, fill := range im.Fills {
-		content, err := fillContent(fill)
-		if err != nil {
-			return nil, err
-		}
+		content := fillContent(fill)
 		for _, name := range fillTargets(&im.DeviceType.Layout, fill) {
-			if area, _ := m.Find(name); !fill.Empty || area.Filesystem != "" && area.Filesystem != imaging.FilesystemNone {
+			if area, _ := m.Find(name); !fill.Empty || madeHere(area.Filesystem) {
 				contents[name] = content
 			}
 		}
 	}
 	for _, p := range im.DeviceType.Layout.Partitions {
-		if _, filled := contents[p.Name]; p.Slot == "b" && p.Filesystem != "none" && !filled {
+		if _, filled := contents[p.Name]; p.Slot == "b" && madeHere(p.Filesystem) && !filled {
 			contents[p.Name] = imaging.Content{} // an empty file system, as on Mender's images: it can be mounted and checked
 		}
 	}
@@ -130,7 +131,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[boot.Partition]
-		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+		if err := addMade(&content, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", boot.Partition, err)
 		}
 		contents[boot.Partition] = content
@@ -144,7 +145,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[data.Name]
-		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+		if err := addMade(&content, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", data.Name, err)
 		}
 		contents[data.Name] = content
@@ -152,22 +153,33 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 	return contents, nil
 }
 
+// madeHere tells whether an empty file system of the kind can be made.
+func madeHere(filesystem string) bool {
+	return filesystem == imaging.FilesystemExt4 || filesystem == imaging.FilesystemVFAT || filesystem == imaging.FilesystemUBIFS
+}
+
 // addMade adds files that are made to those of a fill, which may have the same directories but not the same files.
-func addMade(fill, made []imaging.TreeFile) ([]imaging.TreeFile, error) {
-	there := make(map[string]bool, len(fill))
-	for _, t := range fill {
+func addMade(fill *imaging.Content, made []imaging.TreeFile) error {
+	there := make(map[string]bool, len(fill.Tree))
+	for _, t := range fill.Tree {
 		there[path.Clean(t.Path)] = true
 	}
-	tree := slices.Clone(fill)
+	tree := slices.Clone(fill.Tree)
 	for _, t := range made {
+		found := there[t.Path]
+		if fill.Dir != "" {
+			_, err := os.Lstat(filepath.Join(fill.Dir, filepath.FromSlash(t.Path)))
+			found = found || err == nil
+		}
 		switch {
-		case !there[t.Path]:
+		case !found:
 			tree = append(tree, t)
 		case !t.Mode.IsDir():
-			return nil, fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
+			return fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
 		}
 	}
-	return tree, nil
+	fill.Tree = tree
+	return nil
 }
 
 // fillTargets are the partitions a fill names: a slot group's name means slot A, or both.
@@ -186,61 +198,22 @@ func fillTargets(l *pipeline.Layout, f pipeline.Fill) []string {
 	return names
 }
 
-func fillContent(f pipeline.Fill) (imaging.Content, error) {
+func fillContent(f pipeline.Fill) imaging.Content {
 	switch {
 	case f.Empty:
-		return imaging.Content{}, nil
+		return imaging.Content{}
 	case f.File != "":
-		return imaging.Content{File: f.File}, nil
+		return imaging.Content{File: f.File}
 	case f.Tar != "":
-		return imaging.Content{Tar: f.Tar}, nil
+		return imaging.Content{Tar: f.Tar, RootOwned: f.RootOwned}
 	case f.Dir != "":
-		tree, err := treeOf(f.Dir)
-		return imaging.Content{Tree: tree}, err
+		return imaging.Content{Dir: f.Dir, RootOwned: f.RootOwned}
 	}
 	var tree []imaging.TreeFile
 	for _, inside := range sortedKeys(f.Files) {
 		tree = append(tree, imaging.TreeFile{Path: inside, Mode: 0o644, Source: f.Files[inside]})
 	}
-	return imaging.Content{Tree: tree}, nil
-}
-
-// treeOf lists a directory for a file system: everything belongs to root, modes are kept.
-func treeOf(dir string) ([]imaging.TreeFile, error) {
-	dir, err := filepath.EvalSymlinks(dir) // a walk would stop at a link
-	if err != nil {
-		return nil, err
-	}
-	var tree []imaging.TreeFile
-	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || p == dir {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		file := imaging.TreeFile{Path: filepath.ToSlash(rel), Mode: info.Mode()}
-		switch {
-		case info.Mode().IsRegular():
-			file.Source = p
-		case info.IsDir():
-		case info.Mode()&fs.ModeSymlink != 0:
-			file.Mode = 0
-			if file.Link, err = os.Readlink(p); err != nil {
-				return err
-			}
-		default:
-			return fmt.Errorf("%s is neither a file, a directory nor a symbolic link", p)
-		}
-		tree = append(tree, file)
-		return nil
-	})
-	return tree, err
+	return imaging.Content{Tree: tree}
 }
 
 func dataPartition(l *pipeline.Layout) *pipeline.Partition {

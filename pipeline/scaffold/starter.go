@@ -146,8 +146,8 @@ func (b *board) layout(d *Deploy) {
 		b.boot = need
 	}
 	b.slotFS = "none"
-	if d.RootfsType == "ext4" {
-		b.slotFS = "ext4"
+	if kind, _, _ := strings.Cut(d.RootfsType, "-"); slices.Contains([]string{"ext4", "squashfs", "erofs"}, kind) { // squashfs-xz
+		b.slotFS = kind
 	}
 	b.slot = slotSize(d.RootfsSize)
 	if n, ok := d.number("MENDER_CALC_ROOTFS_SIZE"); ok && n <= maxSize/kib && n*kib%sector == 0 && n*kib >= d.RootfsSize {
