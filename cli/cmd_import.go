@@ -39,8 +39,10 @@ func (a *app) importWksCommand() *cobra.Command {
 		Short: "Turn a kickstart file of wic (.wks, .wks.in) into a layout block",
 		Long: `Turn a kickstart file of wic (.wks, .wks.in) into a layout block, printed or written to a new file.
 
-Two root file systems that look like a pair become slots, and so does a single one. Parts outside the table (--no-table)
-become reserves. What a layout cannot express is said with file and line, and stands as a comment in the text.
+The layout has the table that wic writes (msdos, gpt, gpt-hybrid), and everything stands where wic puts it, as far as the
+file says how large things are. Two root file systems that look like a pair become slots, and so does a single one. Parts
+outside the table (--no-table) become reserves. What a layout cannot express is said with file and line, and stands as a
+comment in the text.
 
 Bitbake's variables, ${NAME}, get their values from --var NAME=VALUE or from the .testdata.json that the build leaves
 beside each image. Included files must lie in the directory of the kickstart file.`,

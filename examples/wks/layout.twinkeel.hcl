@@ -4,7 +4,7 @@
 # board.wks.in:7: Option left out. --fsoptions: the device's fstab belongs to the root file system: write it
 # there.
 # board.wks.in:10: Kernel command line left out. --append "rootwait console=ttyS0,115200" belongs to the boot
-# loader's configuration, which images do not write: set it in U-Boot's environment or boot script.
+# loader's configuration, which images do not write: set it in U-Boot's environment or configuration.
 
 layout "board" {
   table     = "gpt"
@@ -21,6 +21,7 @@ layout "board" {
     size       = "64MiB"
     filesystem = "vfat"
     label      = "BOOT"
+    type       = "basic-data"
     mount      = "/uboot"
     bootable   = true
   }
@@ -40,6 +41,7 @@ layout "board" {
 #
 #   device_type "..." {
 #     layout = layout.board
+#     storage_device = "/dev/mmcblk0"
 #     bootloader "u-boot" { environment = "uboot_env" }
 #   }
 #   image "..." {

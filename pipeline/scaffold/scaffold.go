@@ -26,8 +26,8 @@ const (
 	mib    = int64(1) << 20
 	gib    = int64(1) << 30
 	sector = int64(512)
-	// tableEnd is where the first GPT ends: the protective MBR, the header and 128 entries.
-	tableEnd = 34 * sector
+	// gptEnd is where the first GPT ends: the protective MBR, the header and 128 entries.
+	gptEnd = 34 * sector
 	// maxSize is more than any disk has, and far from what an int64 holds.
 	maxSize = int64(1) << 50
 )

@@ -190,9 +190,9 @@ func (b *board) environment(d *Deploy) {
 		b.env.size = 2 * size
 	}
 	switch {
-	case ok1 && first >= tableEnd && first%sector == 0 && ok2 && second-first >= b.env.copySize && second%sector == 0:
+	case ok1 && first >= gptEnd && first%sector == 0 && ok2 && second-first >= b.env.copySize && second%sector == 0:
 		b.env.offset, b.env.size, b.env.known = first, 2*(second-first), ok3
-	case ok1 && first >= tableEnd && first%sector == 0 && !ok2:
+	case ok1 && first >= gptEnd && first%sector == 0 && !ok2:
 		b.env.offset = first
 	}
 	if !b.env.known {
@@ -213,7 +213,7 @@ func (b *board) rawLoader(d *Deploy) {
 	switch {
 	case !ok || at > maxSize/sector || !slices.Contains(names, file) || size <= 0:
 		b.check("boot loader: MENDER_IMAGE_BOOTLOADER_FILE is %s, which is not in the deploy directory.", shorten(printable(file)))
-	case offset < tableEnd:
+	case offset < gptEnd:
 		b.check("boot loader: %s belongs at sector %d, where the GPT stands; MBR tables cannot be expressed yet. Put it into the eMMC's boot partition, or where the boot ROM looks next.", file, at)
 	case offset < b.env.offset+b.env.size && b.env.offset < offset+alignUp(size, sector):
 		b.check("boot loader: %s would overlap U-Boot's environment; it is left out.", file)
@@ -222,7 +222,7 @@ func (b *board) rawLoader(d *Deploy) {
 		if next := b.env.offset; offset < next && offset+2*room < next {
 			room *= 2
 		}
-		b.loader = &area{kind: kindReserve, name: "bootloader", offset: offset, size: room, fill: file}
+		b.loader = &area{kind: kindReserve, pinned: true, name: "bootloader", offset: offset, size: room, fill: file}
 	}
 }
 
@@ -283,7 +283,7 @@ func (b *board) writeLayout(p printer, out *strings.Builder) {
 	p("table = \"gpt\"\nalignment = %s\n", quoteSize(b.alignment))
 	if b.loader != nil {
 		p("# The boot loader, where the boot ROM looks for it.\n")
-		out.WriteString(b.loader.text())
+		out.WriteString(b.loader.text(false))
 	}
 	p("# U-Boot's environment: two copies, the second one where the second half begins.\n")
 	p("reserve \"uboot_env\" {\noffset = %s\nsize = %s\n}\n", quoteSize(b.env.offset), quoteSize(b.env.size))

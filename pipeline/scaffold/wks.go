@@ -1,9 +1,9 @@
 package scaffold
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
-	"math/bits"
 	"path"
 	"regexp"
 	"slices"
@@ -52,16 +52,28 @@ func Import(o Kickstart) (*Imported, error) {
 // area is a partition, a pair of slots or a reserve of the layout.
 type area struct {
 	part       *part // nil for what the kickstart file does not have
+	other      *part // of the second slot, if the file has it
 	kind       string
 	name       string
 	size       int64
-	offset     int64 // of a reserve; of others where it comes to stand
+	offset     int64 // where it stands; of slots the first one
+	second     int64 // of slots: where the other one stands
+	align      int64 // written when it is not the layout's
+	pinned     bool  // offset is written; always for a reserve
 	filesystem string
 	typ        string
+	mbrType    string
 	label      string
 	mount      string
+	uuid       string
+	attributes []string
 	bootable   bool
+	logical    bool // stands behind a boot record of its own; of slots the first one
+	inMBR      bool
 	fill       string // the argument of the fill that goes with it
+
+	secondLogical bool
+	free          int64 // up to where wic has used the disk in front of it
 }
 
 const (
@@ -70,14 +82,23 @@ const (
 	kindReserve   = "reserve"
 )
 
+// minEnvironment is less than any U-Boot keeps its environment in.
+const minEnvironment = 4 * kib
+
 // mapping is one import.
 type mapping struct {
 	*kickstart
 	vars      map[string]string
 	names     map[string]bool
 	areas     []*area // in order
+	table     string  // gpt, mbr or hybrid
+	tableEnd  int64   // up to where wic has it
+	entries   int64   // of a GPT that makes room for a boot loader; 0 for as many as usual
+	diskID    string
 	alignment int64
 	env       string // the reserve that holds U-Boot's environment
+	efi       bool   // the boot loader is for UEFI, and has no such environment
+	inChain   bool   // partitions say themselves whether they are logical
 }
 
 func (m *mapping) run() {
@@ -86,7 +107,7 @@ func (m *mapping) run() {
 		return
 	}
 	m.checkBootloader()
-	m.chooseAlignment()
+	m.checkAligns()
 	first, second := m.findSlots()
 	for _, p := range m.parts {
 		if text := p.options["offset"]; text != "" {
@@ -112,9 +133,21 @@ func (m *mapping) run() {
 	if first == nil {
 		m.addSlots()
 	}
+	m.checkMBR()
+	m.checkData()
 	if !m.diags.HasErrors() {
 		m.place()
-		m.checkData()
+	}
+	if m.diags.HasErrors() {
+		return
+	}
+	m.spell()
+	if i := slices.IndexFunc(m.areas, func(a *area) bool { return a.name == m.env }); i >= 0 && m.areas[i].size < 2*minEnvironment {
+		m.say(m.areas[i].part, "No room for U-Boot's environment", "The area is called as if U-Boot's environment were there, but has %s; it is taken as another one.", sizeText(m.areas[i].size))
+		m.env, m.areas[i].fill = "", ""
+	}
+	if m.env == "" && !m.efi {
+		m.addEnvironment()
 	}
 }
 
@@ -122,80 +155,72 @@ func (m *mapping) say(p *part, summary, format string, args ...any) {
 	m.add(notice(&p.rng, summary, format, args...))
 }
 
-// checkBootloader speaks of the table and of what the boot loader line says beside.
-func (m *mapping) checkBootloader() {
-	table, at := "msdos", &m.parts[0].rng // wic's default
-	if b := m.bootloader; b != nil {
-		at = &b.rng
-		if b.options["ptable"] != "" {
-			table = b.options["ptable"]
-		}
-		if text := b.options["append"]; text != "" {
-			m.add(notice(at, "Kernel command line left out", "--append %q belongs to the boot loader's configuration, which images do not write: set it in U-Boot's environment or boot script.", shorten(text)))
-		}
-		for _, name := range []string{"timeout", "configfile", "source", "diskid"} {
-			if b.options[name] != "" {
-				m.add(notice(at, "Boot loader option left out", "--%s %s is for boot loader files that wic writes; the device's boot loader is U-Boot here.", name, shorten(b.options[name])))
-			}
-		}
-	}
-	switch table {
-	case "gpt":
-	case "gpt-hybrid":
-		m.add(notice(at, "Hybrid table", "A hybrid MBR beside the GPT cannot be expressed yet; a plain GPT is written."))
-	default:
-		said := "wic makes an MBR table (msdos) when --ptable is not given."
-		if m.bootloader != nil && m.bootloader.options["ptable"] != "" {
-			said = fmt.Sprintf("The table is %q.", shorten(table))
-		}
-		m.add(notice(at, "Table becomes GPT", "%s Layouts have GPT alone so far, which is written in its place: make sure that the board's boot ROM and U-Boot read GPT.", said))
-	}
-}
+// tables are the language's words for wic's.
+var tables = map[string]string{"msdos": "mbr", "gpt": "gpt", "gpt-hybrid": "hybrid"}
 
-// chooseAlignment takes the coarsest --align, which is the whole layout's.
-func (m *mapping) chooseAlignment() {
-	different := false
-	var from *part
+// checkBootloader chooses the table, and speaks of what the boot loader line says beside.
+func (m *mapping) checkBootloader() {
+	table := "msdos" // wic's default
 	for _, p := range m.parts {
-		text := p.options["align"]
-		if text == "" || p.has("no-table") {
-			continue
-		}
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n < 0 || n > gib/kib {
-			m.add(fault(&p.rng, "Wrong alignment", "--align %q is not a number of KiB up to 1 GiB.", shorten(text)))
-			continue
-		}
-		if n == 0 {
-			continue
-		}
-		different = different || m.alignment != 0 && m.alignment != n*kib
-		if n*kib > m.alignment {
-			m.alignment, from = n*kib, p
-		}
+		m.efi = m.efi || p.source() == "bootimg_efi" || p.source() == "bootimg_biosplusefi"
 	}
-	defer m.alignToOffsets()
-	if m.alignment == 0 {
-		m.alignment = mib
+	b := m.bootloader
+	if b != nil && b.options["ptable"] != "" {
+		table = b.options["ptable"]
+	}
+	if m.table = tables[table]; m.table == "" {
+		m.add(fault(&b.rng, "Unknown table", "--ptable %q: wic knows msdos, gpt and gpt-hybrid.", shorten(table)))
 		return
 	}
-	if different {
-		m.say(from, "One alignment for all", "The partitions have different --align; a layout has one, and the largest is taken: %s.", sizeText(m.alignment))
+	m.tableEnd = gptEnd
+	if m.table == "mbr" {
+		m.tableEnd = sector
 	}
-	if m.alignment&(m.alignment-1) != 0 {
-		was := m.alignment
-		m.alignment = int64(1) << bits.Len64(uint64(was))
-		m.say(from, "Alignment rounded up", "An alignment is a power of two: %s becomes %s.", sizeText(was), sizeText(m.alignment))
+	if b == nil {
+		return
 	}
+	whose := "U-Boot"
+	if m.efi {
+		whose = "GRUB"
+	}
+	if text := b.options["append"]; text != "" {
+		m.add(notice(&b.rng, "Kernel command line left out", "--append %q belongs to the boot loader's configuration, which images do not write: set it in %s's environment or configuration.", shorten(text), whose))
+	}
+	for _, name := range []string{"timeout", "configfile", "source"} {
+		if b.options[name] != "" {
+			m.add(notice(&b.rng, "Boot loader option left out", "--%s %s is for boot loader files that wic writes; here they come with the build.", name, shorten(b.options[name])))
+		}
+	}
+	m.checkDiskID(b)
 }
 
-// alignToOffsets makes the alignment as fine as the places that the file demands. What it demands beside, gaps keep.
-func (m *mapping) alignToOffsets() {
+// checkDiskID reads --diskid: 32 bits for an MBR, a GUID for a GPT.
+func (m *mapping) checkDiskID(b *part) {
+	text := b.options["diskid"]
+	if text == "" {
+		return
+	}
+	if m.table != "mbr" {
+		if m.diskID = strings.ToLower(text); !isGUID(m.diskID) {
+			m.diskID = ""
+			m.add(notice(&b.rng, "Disk identifier left out", "--diskid %q is not a GUID, which a GPT has.", shorten(text)))
+		}
+		return
+	}
+	n, err := strconv.ParseUint(text, 0, 32)
+	if err != nil || n == 0 {
+		m.add(notice(&b.rng, "Disk identifier left out", "--diskid %q is not a number of 32 bits, which an MBR has.", shorten(text)))
+		return
+	}
+	m.diskID = fmt.Sprintf("%08x", n)
+}
+
+// checkAligns refuses what is no --align.
+func (m *mapping) checkAligns() {
 	for _, p := range m.parts {
-		if at, given := m.offset(p, 0); given && at >= tableEnd && at%sector == 0 && !p.has("no-table") {
-			for at%m.alignment != 0 {
-				m.alignment /= 2
-			}
+		text := p.options["align"]
+		if n, err := strconv.ParseInt(text, 10, 64); text != "" && (err != nil || n < 0 || n > gib/kib) {
+			m.add(fault(&p.rng, "Wrong alignment", "--align %q is not a number of KiB up to 1 GiB.", shorten(text)))
 		}
 	}
 }
@@ -300,7 +325,11 @@ func (m *mapping) slots(first, second *part) *area {
 			name = x[1]
 		}
 	}
-	a := &area{part: first, kind: kindSlots, name: identifier(name, "rootfs")}
+	base := identifier(name, "rootfs")
+	a := &area{part: first, other: second, kind: kindSlots, name: base}
+	for i := 2; m.names[a.name] || m.names[a.name+"_a"] || m.names[a.name+"_b"]; i++ {
+		a.name = fmt.Sprintf("%s_%d", base, i)
+	}
 	for _, n := range []string{a.name, a.name + "_a", a.name + "_b"} {
 		m.names[n] = true
 	}
@@ -319,13 +348,37 @@ func (m *mapping) slots(first, second *part) *area {
 			m.say(second, "Partitions move", "The second slot follows the first one directly; the numbers of partitions change.")
 		}
 	}
-	for _, option := range []string{"part-type", "uuid", "fsuuid"} {
-		if first.has(option) {
-			m.say(first, "Option of a slot left out", "--%s: both slots get type linux, and identifiers that follow from the pipeline.", option)
+	m.enlarge(a)
+	both := func(option string) bool { return first.has(option) && (second == nil || second.has(option)) }
+	for _, p := range []*part{first, second} {
+		if p == nil {
+			continue
+		}
+		for _, option := range []string{"uuid", "fsuuid"} {
+			if p.has(option) {
+				m.say(p, "Option of a slot left out", "--%s: slots get identifiers that follow from the pipeline.", option)
+			}
+		}
+		if p.has("active") {
+			m.say(p, "Slot is not marked bootable", "--active on a root file system is left out: the boot loader chooses the slot from its environment.")
+		}
+		for _, option := range []string{"hidden", "mbr"} {
+			if p.has(option) && !both(option) {
+				m.say(p, "Slots are alike", "--%s stands on one of the two slots alone and is left out.", option)
+			}
+		}
+		if second != nil && first.options["part-type"]+first.options["system-id"] != second.options["part-type"]+second.options["system-id"] && p == second {
+			m.say(p, "Slots are alike", "The two slots differ in --part-type or --system-id; both get what the first one has.")
 		}
 	}
-	if first.has("active") {
-		m.say(first, "Slot is not marked bootable", "--active on a root file system is left out: U-Boot chooses the slot from its environment.")
+	m.identify(first, a)
+	if !both("hidden") {
+		a.attributes = nil
+	}
+	a.inMBR = a.inMBR && both("mbr")
+	m.checkName(first, a.name+"_a")
+	if second != nil {
+		m.checkName(second, a.name+"_b")
 	}
 	a.fill = "file = source.yocto.NAME.rootfs"
 	return a
@@ -339,19 +392,19 @@ func (m *mapping) addSlots() {
 
 // sizeOf reads a size, or guesses one where wic would measure the content.
 func (m *mapping) sizeOf(p *part, root bool) int64 {
-	for _, option := range []string{"fixed-size", "size"} {
-		text := p.options[option]
-		if text == "" {
-			continue
-		}
-		n, err := kickstartSize(text, mib, false)
-		switch {
-		case err != nil:
+	read := func(option string) int64 {
+		n, err := kickstartSize(p.options[option], mib, false)
+		if err != nil && p.options[option] != "" {
 			m.add(fault(&p.rng, "Wrong size", "--%s: %s.", option, err))
-			return mib
-		case n > 0:
-			return alignUp(n, sector)
 		}
+		return n
+	}
+	if n := read("fixed-size"); n > 0 {
+		return alignUp(n, sector)
+	}
+	extra := read("extra-partition-space")
+	if n := read("size"); n > 0 {
+		return alignUp(m.withOverhead(p, n)+extra, sector)
 	}
 	n := 64 * mib
 	if root {
@@ -360,8 +413,40 @@ func (m *mapping) sizeOf(p *part, root bool) int64 {
 			n = alignUp(built*kib*3/2, 64*mib)
 		}
 	}
+	n += alignUp(extra, sector)
 	m.say(p, "Size is a guess", "wic makes this partition as large as its content; a layout says how large it is. %s is written: see that it has room for later releases.", sizeText(n))
 	return n
+}
+
+// withOverhead is the size of a file system that wic makes for --size: it adds its overhead to that, too (partition.py,
+// get_rootfs_size). Content that is larger would make it larger still.
+func (m *mapping) withOverhead(p *part, size int64) int64 {
+	if p.source() != "rootfs" && p.source() != "bootimg_partition" {
+		return size
+	}
+	if fstype := p.options["fstype"]; fstype == "squashfs" || fstype == "erofs" {
+		m.say(p, "Size is that of the line", "wic makes a partition with %s as large as its content, whatever --size says. %s is written: see that it has room for later releases.", fstype, sizeText(size))
+		return size
+	}
+	extra := 10 * mib
+	for _, option := range []string{"extra-space", "extra-filesystem-space"} {
+		if n, err := kickstartSize(p.options[option], mib, false); err == nil && n > 0 {
+			extra = n
+		}
+	}
+	factor, err := strconv.ParseFloat(p.options["overhead-factor"], 64)
+	if p.options["overhead-factor"] == "" {
+		factor, err = 1.3, nil
+	}
+	if err != nil || !(factor >= 1 && factor <= 1000) {
+		m.add(fault(&p.rng, "Wrong overhead", "--overhead-factor %q is not a number from 1.0 on.", shorten(p.options["overhead-factor"])))
+		return size
+	}
+	n := int64(float64(max(size, extra)/kib)*factor) * kib
+	if n != size {
+		m.say(p, "Size with overhead", "For --size %s wic makes %s, for it adds its overhead (--overhead-factor, --extra-filesystem-space), and more if the content needs it. The larger one is written, so that all stands where it does in wic's image.", sizeText(size), sizeText(n))
+	}
+	return min(n, maxSize)
 }
 
 // filesystem is what a layout calls the file system of a part.
@@ -422,25 +507,107 @@ func (m *mapping) partition(p *part) *area {
 	if mount := p.mount; mountPath.MatchString(mount) && path.Clean(mount) == mount {
 		a.mount = mount
 	}
-	switch guid := strings.ToLower(p.options["part-type"]); {
-	case guid == "" && (p.mount == "swap" || p.options["fstype"] == "swap"):
+	if p.mount == "swap" || p.options["fstype"] == "swap" {
 		a.typ = "swap"
 		m.say(p, "Swap is not formatted", "The partition gets the type swap and no content: run mkswap on the device at first boot.")
+	}
+	m.identify(p, a)
+	m.checkName(p, a.name)
+	m.label(p, a)
+	m.enlarge(a)
+	a.fill = m.fill(p)
+	return a
+}
+
+// enlarge makes a partition as large as the smallest file system of its kind.
+func (m *mapping) enlarge(a *area) {
+	if smallest := map[string]int64{"ext4": mib, "vfat": 128 * kib}[a.filesystem]; a.size < smallest {
+		m.say(a.part, "Partition enlarged", "An empty %s has at least %s.", a.filesystem, sizeText(smallest))
+		a.size = smallest
+	}
+}
+
+func isGUID(text string) bool { return guidPattern.MatchString(text) && strings.Trim(text, "0-") != "" }
+
+// identify reads what the table says of a partition: types, identifiers, attributes.
+func (m *mapping) identify(p *part, a *area) {
+	left := func(option, why string) {
+		m.say(p, "Option left out", "--%s: %s.", option, why)
+	}
+	guid, mbr := strings.ToLower(p.options["part-type"]), m.table == "mbr"
+	switch {
 	case guid == "":
+	case mbr:
+		left("part-type", "wic refuses it with an MBR, whose types --system-id gives")
 	case typeNames[guid] != "":
 		a.typ = typeNames[guid]
-	case guidPattern.MatchString(guid) && strings.Trim(guid, "0-") != "":
+	case isGUID(guid):
 		a.typ = guid
 	default:
 		m.say(p, "Type left out", "--part-type %q is not a GUID.", shorten(p.options["part-type"]))
 	}
-	m.label(p, a)
-	if smallest := map[string]int64{"ext4": mib, "vfat": 128 * kib}[a.filesystem]; a.size < smallest {
-		m.say(p, "Partition enlarged", "An empty %s has at least %s.", a.filesystem, sizeText(smallest))
-		a.size = smallest
+	if text := p.options["system-id"]; text != "" {
+		n, err := strconv.ParseUint(strings.TrimPrefix(strings.ToLower(text), "0x"), 16, 8)
+		switch {
+		case !mbr:
+			left("system-id", "it is for MBR tables")
+		case err != nil || slices.Contains(tableTypes, n):
+			m.say(p, "Type left out", "--system-id %q is not the type of a partition in an MBR.", shorten(text))
+		default:
+			a.mbrType, a.typ = fmt.Sprintf("%02x", n), ""
+		}
 	}
-	a.fill = m.fill(p)
-	return a
+	// parted takes the type from the file system that wic names, which is vfat for all that is copied.
+	if a.typ == "" && a.mbrType == "" {
+		fstype := p.options["fstype"]
+		switch {
+		case mbr && fstype == "msdos":
+			a.mbrType = "06"
+		case fstype != "" && fstype != "vfat" || p.isRoot() || a.kind == kindSlots || a.filesystem == "ext4":
+		case mbr && a.filesystem != "vfat":
+			a.mbrType = "0c"
+		case !mbr && (a.filesystem != "vfat" || a.bootable && !strings.HasPrefix(p.source(), "bootimg_efi")):
+			a.typ = "basic-data"
+		}
+	}
+	switch uuid := strings.ToLower(p.options["uuid"]); {
+	case uuid == "" || a.kind == kindSlots:
+	case mbr:
+		left("uuid", "in an MBR it follows from the disk's identifier (--diskid) and the number")
+	case !isGUID(uuid):
+		m.say(p, "Option left out", "--uuid %q is not a GUID.", shorten(p.options["uuid"]))
+	case uuid == m.diskID || slices.ContainsFunc(m.areas, func(o *area) bool { return o.uuid == uuid }):
+		left("uuid", "another one has it already")
+	default:
+		a.uuid = uuid
+	}
+	if p.has("hidden") {
+		if m.table == "gpt" {
+			a.attributes = []string{"required"} // what wic sets, whatever the name of the option
+		} else {
+			left("hidden", "wic heeds it with a plain GPT alone")
+		}
+	}
+	if p.has("mbr") {
+		if m.table == "hybrid" {
+			a.inMBR = true
+		} else {
+			left("mbr", "it is for --ptable gpt-hybrid")
+		}
+	}
+	if p.has("part-name") && mbr {
+		left("part-name", "an MBR has no names, and wic refuses it; it is the name in the layout")
+	}
+}
+
+// tableTypes are those of an MBR's own use: none, the extended partitions, and what protects a GPT.
+var tableTypes = []uint64{0x00, 0x05, 0x0f, 0x85, 0xee}
+
+// checkName says when a GPT gets another name for a partition than the file gives it.
+func (m *mapping) checkName(p *part, name string) {
+	if given := p.given(); given != "" && given != name && m.table != "mbr" {
+		m.say(p, "Name changes", "In the table the partition is called %s, not %q: mind what looks for it by that name (PARTLABEL).", name, shorten(given))
+	}
 }
 
 func (m *mapping) label(p *part, a *area) {
@@ -484,8 +651,11 @@ func (m *mapping) fill(p *part) string {
 	switch source := p.source(); {
 	case source == "bootimg_partition":
 		return "files = source.yocto.NAME.boot_files"
+	case source == "bootimg_efi" || source == "bootimg_biosplusefi":
+		m.say(p, "Boot loader comes with a fill", "What --source %s makes of the build's boot loader is yours to fill in: the loader as EFI/BOOT/BOOTX64.EFI (or that of your architecture) and its configuration.", shorten(p.options["source"]))
+		return `files = { "EFI/BOOT/BOOTX64.EFI" = "..." }`
 	case strings.HasPrefix(source, "bootimg"), source == "isoimage_isohybrid":
-		m.say(p, "Boot loader of another kind", "--source %s installs a boot loader for PCs, which cannot be expressed yet; the partition is written, its content is yours to fill in.", shorten(p.options["source"]))
+		m.say(p, "Boot loader of another kind", "--source %s installs a boot loader that knows no slots; the partition is written, its content is yours to fill in. For a PC's BIOS there is bootloader \"grub-bios\".", shorten(p.options["source"]))
 		return "files = { ... }"
 	case source == "rootfs" && p.has("rootfs-dir"):
 		return fmt.Sprintf("dir = %s", quote(p.options["rootfs-dir"]))
@@ -494,6 +664,7 @@ func (m *mapping) fill(p *part) string {
 	case path.Ext(file) == ".dataimg": // and this one holds little more than the agent's files, which images have anyway
 		return ""
 	case source == "rawcopy" && file != "":
+		m.checkRaw(p)
 		return "file = " + quote(file)
 	case source == "" || source == "empty":
 		return ""
@@ -502,33 +673,37 @@ func (m *mapping) fill(p *part) string {
 	return ""
 }
 
-// optionNotes are the options that have no counterpart. An empty text: it makes no difference to an image.
+// checkRaw speaks of what rawcopy does to a file on the way.
+func (m *mapping) checkRaw(p *part) {
+	if skip := p.parameter("skip"); skip != "" {
+		m.say(p, "Skipped bytes", "skip=%s: a file is written from its start; cut it first.", shorten(skip))
+	}
+	if slices.Contains(strings.Split(p.options["sourceparams"], ","), "unpack") || p.parameter("unpack") != "" {
+		m.say(p, "Compressed content", "unpack: a file is written as it is; unpack it first.")
+	}
+}
+
+// optionNotes are the options that have no counterpart. Those that are missing here are mapped, or make no difference to an
+// image: --ondisk and --no-fstab-update.
 var optionNotes = map[string]string{
-	"extra-filesystem-space": "sizes are exact, so --size takes it in",
-	"extra-space":            "sizes are exact, so --size takes it in",
-	"extra-partition-space":  "sizes are exact, so --size takes it in",
-	"overhead-factor":        "sizes are exact, so --size takes it in",
-	"mkfs-extraopts":         "file systems are made in one reproducible way",
-	"use-label":              "the device's fstab belongs to the root file system: write it there",
-	"use-uuid":               "the device's fstab belongs to the root file system: write it there",
-	"fsoptions":              "the device's fstab belongs to the root file system: write it there",
-	"fspassno":               "the device's fstab belongs to the root file system: write it there",
-	"fsuuid":                 "identifiers follow from the pipeline, the same in every build",
-	"uuid":                   "identifiers follow from the pipeline, the same in every build",
-	"exclude-path":           "content comes from the build as it is; leave the files out there",
-	"include-path":           "content comes from the build as it is; add the files there",
-	"change-directory":       "content comes from the build as it is",
-	"system-id":              "it is for MBR tables",
-	"type":                   "it is for MBR tables",
-	"diskid":                 "identifiers follow from the pipeline, the same in every build",
-	"hidden":                 "the attribute cannot be expressed yet",
-	"mbr":                    "a hybrid table cannot be expressed yet",
+	"mkfs-extraopts":   "file systems are made in one reproducible way",
+	"use-label":        "the device's fstab belongs to the root file system: write it there",
+	"use-uuid":         "the device's fstab belongs to the root file system: write it there",
+	"fsoptions":        "the device's fstab belongs to the root file system: write it there",
+	"fspassno":         "the device's fstab belongs to the root file system: write it there",
+	"fsuuid":           "identifiers follow from the pipeline, the same in every build",
+	"exclude-path":     "content comes from the build as it is; leave the files out there",
+	"include-path":     "content comes from the build as it is; add the files there",
+	"change-directory": "content comes from the build as it is",
 }
 
 func (m *mapping) checkOptions(p *part) {
 	var names []string
 	for name := range p.options {
-		if optionNotes[name] != "" && (name != "use-uuid" || p.mount != "/") { // the kernel's root= comes from U-Boot
+		switch {
+		case name == "use-uuid" && p.mount == "/": // the kernel's root= comes from the boot loader
+		case name == "fsuuid" && p.isRoot(): // has been spoken of
+		case optionNotes[name] != "":
 			names = append(names, name)
 		}
 	}
@@ -536,13 +711,19 @@ func (m *mapping) checkOptions(p *part) {
 	for _, name := range names {
 		m.say(p, "Option left out", "--%s: %s.", name, optionNotes[name])
 	}
+	if disk := p.disk(); disk != "" && disk != m.disk() {
+		m.say(p, "Another disk", "The part is on %s; a layout is of one disk, %s.", shorten(disk), m.disk())
+	}
+	if p.has("size") && p.has("fixed-size") {
+		m.say(p, "Two sizes", "wic takes --size or --fixed-size, not both; --fixed-size is taken.")
+	}
 	if p.mount != "" && p.mount != "/" && p.mount != "swap" && strings.HasPrefix(p.mount, "/") && !mountPath.MatchString(p.mount) {
 		m.say(p, "Mount point left out", "%q is not an absolute path without spaces.", shorten(p.mount))
 	}
 }
 
 func (m *mapping) reserve(p *part) *area {
-	a := &area{part: p, kind: kindReserve, offset: -1}
+	a := &area{part: p, kind: kindReserve, pinned: true}
 	file := p.parameter("file")
 	name := m.nameOf(p)
 	if m.env == "" && strings.Contains(strings.ToLower(path.Base(file)+" "+p.given()), "env") {
@@ -558,153 +739,13 @@ func (m *mapping) reserve(p *part) *area {
 			a.fill = "file = source.yocto.NAME.uboot_env"
 		}
 	}
-	if skip := p.parameter("skip"); skip != "" {
-		m.say(p, "Skipped bytes", "skip=%s: a reserve is filled with a whole file; cut it first.", shorten(skip))
+	m.checkRaw(p)
+	for _, option := range []string{"active", "hidden", "mbr", "part-type", "system-id", "uuid"} {
+		if p.has(option) {
+			m.say(p, "Option left out", "--%s is about the table, in which --no-table has the part not stand.", option)
+		}
 	}
 	return a
-}
-
-// place finds where everything stands, as wic does: one after the other, at --align or --offset.
-func (m *mapping) place() {
-	cursor := tableEnd
-	var out []*area
-	for i, a := range m.areas {
-		at := alignUp(cursor, m.alignment)
-		if a.kind == kindReserve {
-			at = alignUp(cursor, sector)
-			if n, err := strconv.ParseInt(a.part.options["align"], 10, 64); err == nil && n > 0 && n < gib/kib {
-				at = alignUp(cursor, n*kib)
-				if n*kib < tableEnd && cursor == tableEnd { // wic's MBR ends after one sector
-					at = n * kib
-				}
-			}
-		}
-		want, given := m.offset(a.part, at)
-		if n, err := strconv.ParseInt(a.part.align(), 10, 64); err == nil && !given && a.kind != kindReserve && n*kib > m.alignment {
-			want, given = alignUp(cursor, n*kib), true
-		}
-		if a.kind == kindReserve {
-			a.offset = want
-			if given && want >= tableEnd && want < cursor {
-				m.add(fault(&a.part.rng, "Areas overlap", "The area is to start at %s, but what stands before it ends at %s.", sizeText(want), sizeText(cursor)))
-				continue
-			}
-			if a.size = m.reserveSize(a, m.areas[i+1:]); a.size == 0 {
-				continue
-			}
-			cursor = max(cursor, a.offset+a.size)
-			out = append(out, a)
-			continue
-		}
-		switch {
-		case !given || want == at:
-		case want > at && want%m.alignment == 0:
-			out = append(out, &area{kind: kindReserve, name: m.unique("before_"+a.name, "gap"), offset: at, size: want - at})
-			at = want
-		default:
-			m.say(a.part, "Place cannot be kept", "The partition is to start at %s, but with the table, what stands before it and the alignment of %s it starts at %s.", sizeText(want), sizeText(m.alignment), sizeText(at))
-		}
-		a.offset = at
-		cursor = at + a.size
-		if a.kind == kindSlots {
-			cursor = alignUp(cursor, m.alignment) + a.size
-		}
-		out = append(out, a)
-	}
-	m.areas = out
-	if m.env == "" {
-		m.addEnvironment()
-	}
-}
-
-// align is --align of a part, which is nil for slots that were added.
-func (p *part) align() string {
-	if p == nil {
-		return ""
-	}
-	return p.options["align"]
-}
-
-// offset is where a part says that it starts. What is no offset has been reported.
-func (m *mapping) offset(p *part, otherwise int64) (n int64, given bool) {
-	if p == nil || p.options["offset"] == "" {
-		return otherwise, false
-	}
-	n, err := kickstartSize(p.options["offset"], kib, true)
-	if err != nil {
-		return otherwise, false
-	}
-	return n, true
-}
-
-// reserveSize is the size of an area outside the table, or zero when there is no place for it.
-func (m *mapping) reserveSize(a *area, later []*area) int64 {
-	end := func(size int64) int64 { return a.offset + size }
-	size := int64(0)
-	for _, option := range []string{"fixed-size", "size"} {
-		if text := a.part.options[option]; text != "" && size == 0 {
-			n, err := kickstartSize(text, mib, false)
-			if err != nil {
-				m.add(fault(&a.part.rng, "Wrong size", "--%s: %s.", option, err))
-				return 0
-			}
-			size = alignUp(n, sector)
-		}
-	}
-	if a.offset < tableEnd {
-		m.say(a.part, "No place beside a GPT", "The area starts at %s, where the GPT stands (up to 17KiB). It is left out. Boot ROMs that need it there want an MBR, which layouts do not have yet, or another place for the boot loader, such as the eMMC's boot partition.", sizeText(a.offset))
-		return 0
-	}
-	if size > 0 {
-		return size
-	}
-	size = alignUp(end(1), m.alignment) - a.offset
-	if a.name != m.env && a.offset < 4*mib {
-		size = min(size, 4*mib-a.offset) // where boards most often have U-Boot's environment
-	}
-	if a.name == m.env {
-		size += m.alignment // Mender keeps each of the two copies in an erase block of its own
-	}
-	for _, next := range later {
-		if n, given := m.offset(next.part, 0); given && n > a.offset {
-			size = min(size, n-a.offset)
-			break
-		}
-	}
-	m.say(a.part, "Size is a guess", "The line does not say how large the area is; %s is written, up to the next area.", sizeText(size))
-	return size
-}
-
-// addEnvironment makes a place for what U-Boot keeps: without it a device cannot change slots.
-func (m *mapping) addEnvironment() {
-	const size = 128 * kib
-	at := mib
-	for i, a := range m.areas { // a gap is the best place: nothing moves
-		if a.part == nil && a.kind == kindReserve && a.size >= size {
-			at = a.offset
-			a.offset, a.size = a.offset+size, a.size-size
-			if a.size == 0 {
-				m.areas = slices.Delete(m.areas, i, i+1)
-			}
-			break
-		}
-	}
-	for again := true; again; {
-		again = false
-		for _, a := range m.areas {
-			end := a.offset + a.size
-			if a.kind == kindSlots {
-				end = alignUp(end, m.alignment) + a.size
-			}
-			if at < end && a.offset < at+size {
-				at, again = alignUp(end, mib), true
-			}
-		}
-	}
-	name := m.unique("uboot_env", "uboot_env")
-	m.env = name
-	m.add(notice(nil, "Place of U-Boot's environment", "The file says nothing of U-Boot's environment. A reserve of %s at %s was added for its two copies: set offset and size to what U-Boot was built with (CONFIG_ENV_OFFSET, CONFIG_ENV_SIZE).", sizeText(size), sizeText(at)))
-	m.areas = append([]*area{{kind: kindReserve, name: name, offset: at, size: size, fill: "file = source.yocto.NAME.uboot_env"}}, m.areas...)
 }
 
 // checkData finds the partition for what must outlast updates.
@@ -753,14 +794,26 @@ func (m *mapping) text(file string) string {
 	}
 	name := identifier(strings.TrimSuffix(strings.TrimSuffix(base, ".in"), ".wks"), "imported")
 	fmt.Fprintf(&out, "\nlayout %s {\n", quote(name))
-	out.WriteString("table = \"gpt\"\n")
-	fmt.Fprintf(&out, "alignment = %s\n", quoteSize(m.alignment))
+	fmt.Fprintf(&out, "table = %s\nalignment = %s\n", quote(m.table), quoteSize(m.alignment))
+	if m.diskID != "" {
+		fmt.Fprintf(&out, "disk_id = %s\n", quote(m.diskID))
+	}
+	if m.entries > 0 {
+		fmt.Fprintf(&out, "gpt {\nentries = %d\n}\n", m.entries)
+	}
 	for _, a := range m.areas {
-		out.WriteString(a.text())
+		out.WriteString(a.text(m.inChain))
 	}
 	out.WriteString("}\n\n# What goes with it, with the name of your source in the place of NAME:\n#\n")
 	fmt.Fprintf(&out, "#   device_type \"...\" {\n#     layout = layout.%s\n", name)
-	fmt.Fprintf(&out, "#     bootloader \"u-boot\" { environment = %s }\n#   }\n", quote(m.env))
+	if disk := m.disk(); disk != "" {
+		fmt.Fprintf(&out, "#     storage_device = %s\n", quote("/dev/"+disk))
+	}
+	if m.efi {
+		out.WriteString("#     bootloader \"grub-efi\" {}\n#   }\n")
+	} else {
+		fmt.Fprintf(&out, "#     bootloader \"u-boot\" { environment = %s }\n#   }\n", quote(m.env))
+	}
 	out.WriteString("#   image \"...\" {\n")
 	for _, a := range m.areas {
 		if a.fill != "" {
@@ -771,23 +824,52 @@ func (m *mapping) text(file string) string {
 	return out.String()
 }
 
+// diskName is what Linux calls a disk.
+var diskName = regexp.MustCompile(`^([hsv]d[a-z]|mmcblk[0-9]|nvme[0-9]n[0-9])$`)
+
+// disk is what --ondisk says, in either of its spellings.
+func (p *part) disk() string {
+	return strings.TrimPrefix(cmp.Or(p.options["ondisk"], p.options["ondrive"]), "/dev/")
+}
+
+// disk is the first one that the file names.
+func (m *mapping) disk() string {
+	for _, p := range m.parts {
+		if name := p.disk(); diskName.MatchString(name) {
+			return name
+		}
+	}
+	return ""
+}
+
 // text is the block of an area.
-func (a *area) text() string {
+func (a *area) text(inChain bool) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%s %s {\n", a.kind, quote(a.name))
-	if a.kind == kindReserve {
+	if a.pinned {
 		fmt.Fprintf(&out, "offset = %s\n", quoteSize(a.offset))
 	}
 	fmt.Fprintf(&out, "size = %s\n", quoteSize(a.size))
+	if a.align > 0 {
+		fmt.Fprintf(&out, "align = %s\n", quoteSize(a.align))
+	}
 	for _, attr := range []struct{ name, value string }{
-		{"filesystem", a.filesystem}, {"label", a.label}, {"type", a.typ}, {"mount", a.mount},
+		{"filesystem", a.filesystem}, {"label", a.label}, {"type", a.typ}, {"mbr_type", a.mbrType}, {"uuid", a.uuid}, {"mount", a.mount},
 	} {
 		if attr.value != "" {
 			fmt.Fprintf(&out, "%s = %s\n", attr.name, quote(attr.value))
 		}
 	}
-	if a.bootable {
-		out.WriteString("bootable = true\n")
+	if a.attributes != nil {
+		fmt.Fprintf(&out, "attributes = %s\n", quoteList(a.attributes))
+	}
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{{"bootable", a.bootable}, {"logical", a.logical && inChain}, {"in_mbr", a.inMBR}} {
+		if flag.set {
+			fmt.Fprintf(&out, "%s = true\n", flag.name)
+		}
 	}
 	out.WriteString("}\n")
 	return out.String()
