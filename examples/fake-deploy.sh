@@ -16,6 +16,9 @@ echo "VERSION_ID=5.0.9" >.root/etc/os-release
 mke2fs -q -t ext4 -d .root -U 6c1a5a4e-52a1-4cf4-8e0c-6f1a0c3c1f00 "$link-$stamp.ext4" 8M
 rm -r .root
 echo "busybox $arch 1.36.1" >"$link-$stamp.manifest"
+loader='"MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_1": "0x800000", "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_2": "0x1000000",
+  "BOOTENV_SIZE": "0x4000", "MENDER_FEATURES": "mender-uboot mender-image-sd"'
+[ "$arch" != x86_64 ] || loader='"MENDER_FEATURES": "mender-grub mender-image-uefi"'
 cat >"$link-$stamp.testdata.json" <<JSON
 {
   "MACHINE": "$machine", "IMAGE_BASENAME": "$image", "IMAGE_LINK_NAME": "$link", "IMAGE_NAME": "$link-$stamp",
@@ -24,8 +27,7 @@ cat >"$link-$stamp.testdata.json" <<JSON
   "MENDER_STORAGE_DEVICE": "/dev/mmcblk0", "MENDER_PARTITION_ALIGNMENT": "8388608",
   "MENDER_BOOT_PART_SIZE_MB": "40", "MENDER_DATA_PART_SIZE_MB": "128", "MENDER_STORAGE_TOTAL_SIZE_MB": "2048",
   "MENDER_DEVICE_TYPE": "$machine", "MENDER_DEVICE_TYPES_COMPATIBLE": "$machine",
-  "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_1": "0x800000", "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_2": "0x1000000",
-  "BOOTENV_SIZE": "0x4000", "MENDER_FEATURES": "mender-uboot mender-image-sd"
+  $loader
 }
 JSON
 for ext in ext4 manifest testdata.json; do ln -sf "$link-$stamp.$ext" "$link.$ext"; done

@@ -13,6 +13,9 @@ import (
 // packedSuffixes are the conversions of IMAGE_FSTYPES that can be undone here (CONVERSIONTYPES of image_types.bbclass).
 var packedSuffixes = []string{".zst", ".xz", ".gz", ".bz2", ".lz4"}
 
+// PackedSuffixes are those suffixes: what a root file system may be compressed with.
+func PackedSuffixes() []string { return slices.Clone(packedSuffixes) }
+
 // maxUnpacked bounds what a compressed root file system may become.
 const maxUnpacked = 64 * gib
 

@@ -61,8 +61,8 @@ type Deploy struct {
 	Image   string
 
 	RootfsType string
-	RootfsSize int64
-	Rootfs     string // absolute
+	RootfsSize int64  // of what is compressed, when it is unpacked; 0 when that is not known
+	Rootfs     string // of what is compressed, where it will be unpacked to; otherwise absolute
 	Kernel     string
 	BootFiles  map[string]string
 	BootBytes  int64 // of all boot files
@@ -138,7 +138,7 @@ func deployDir(o DeployOptions) (string, error) {
 	}
 	return "", &ChoiceError{
 		What:   fmt.Sprintf("%s holds no root file system of a Yocto build", o.Dir),
-		Advice: `give the machine's directory, tmp/deploy/images/MACHINE; the build needs IMAGE_FSTYPES += "ext4"`,
+		Advice: `give the machine's directory, tmp/deploy/images/MACHINE; the build needs IMAGE_FSTYPES += "ext4", or one that is compressed`,
 	}
 }
 
@@ -146,7 +146,14 @@ func looksDeployed(names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { _, ok := cutRootfsType(name); return ok })
 }
 
+// cutRootfsType takes the kind of a root file system, and what it is compressed with, from a file's name.
 func cutRootfsType(name string) (string, bool) {
+	for _, suffix := range pipeline.PackedSuffixes() {
+		if plain, ok := strings.CutSuffix(name, suffix); ok {
+			name = plain
+			break
+		}
+	}
 	for _, ext := range rootfsTypes {
 		if stem, ok := strings.CutSuffix(name, "."+ext); ok && stem != "" {
 			return stem, true
@@ -307,7 +314,6 @@ func (d *Deploy) ask(ctx context.Context) error {
 type probed struct {
 	Rootfs     string            `json:"rootfs"`
 	RootfsType string            `json:"rootfs_type"`
-	RootfsSize int64             `json:"rootfs_size"`
 	Kernel     string            `json:"kernel"`
 	UBootEnv   string            `json:"uboot_env"`
 	Testdata   string            `json:"testdata"`
@@ -323,8 +329,12 @@ func (d *Deploy) probe(ctx context.Context, more string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	text := fmt.Sprintf("source \"yocto\" \"probe\" {\ndeploy_dir = %s\nmachine = %s\nimage = %s\nrootfs_types = %s\n%s}\n"+
-		"output \"probe\" { value = source.yocto.probe }\n", quote(d.Dir), quote(d.Machine), quote(d.Image), quoteList(rootfsTypes), more)
+	text := fmt.Sprintf("source \"yocto\" \"probe\" {\ndeploy_dir = %s\nmachine = %s\nimage = %s\nrootfs_types = %s\n%s}\noutput \"probe\" {\nvalue = {\n",
+		quote(d.Dir), quote(d.Machine), quote(d.Image), quoteList(rootfsTypes), more)
+	for _, name := range []string{"rootfs", "rootfs_type", "kernel", "uboot_env", "testdata", "sbom", "build_id", "boot_files"} {
+		text += name + " = source.yocto.probe." + name + "\n"
+	}
+	text += "}\n}\noutput \"size\" {\nvalue = source.yocto.probe.rootfs_size\n}\n" // of what is compressed it may not be known
 	if err := durable.WriteFile(filepath.Join(dir, "probe.twinkeel.hcl"), []byte(text), 0o600); err != nil {
 		return "", err
 	}
@@ -340,10 +350,14 @@ func (d *Deploy) probe(ctx context.Context, more string) (string, error) {
 		return strings.TrimSpace(diags[0].Detail), nil
 	}
 	var got probed
-	if len(outputs) != 1 || json.Unmarshal(outputs[0].Value, &got) != nil {
+	if len(outputs) != 2 || json.Unmarshal(outputs[0].Value, &got) != nil {
 		return "", fmt.Errorf("%s cannot be read as a deploy directory", d.Dir)
 	}
-	d.Rootfs, d.RootfsType, d.RootfsSize, d.Kernel = got.Rootfs, got.RootfsType, got.RootfsSize, got.Kernel
+	d.RootfsSize = 0
+	if outputs[1].Known && json.Unmarshal(outputs[1].Value, &d.RootfsSize) != nil {
+		return "", fmt.Errorf("%s cannot be read as a deploy directory", d.Dir)
+	}
+	d.Rootfs, d.RootfsType, d.Kernel = got.Rootfs, got.RootfsType, got.Kernel
 	d.UBootEnv, d.BuildID, d.BootFiles, d.HasSBOM = got.UBootEnv, got.BuildID, got.BootFiles, got.SBOM != ""
 	if got.Testdata != "" {
 		if d.Variables, err = readTestdata(got.Testdata); err != nil {

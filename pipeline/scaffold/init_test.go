@@ -1,6 +1,8 @@
 package scaffold
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"os"
@@ -27,12 +29,20 @@ func deploy(t *testing.T, vars map[string]string, files ...string) string {
 	for _, name := range files {
 		data := []byte("content")
 		if strings.HasSuffix(name, ".ext4") || strings.HasSuffix(name, ".ext3") {
-			data = make([]byte, 1<<20)
-			copy(data[1024+56:], "\x53\xef")
-			data[1024+5] = 4 // 1,024 blocks of 1 KiB
+			data = superblock()
 		}
 		if strings.Contains(name, ".squashfs") {
 			data = append([]byte("hsqs"), make([]byte, 4096)...)
+		}
+		if plain, ok := strings.CutSuffix(name, ".gz"); ok {
+			if strings.HasSuffix(plain, ".ext4") {
+				data = superblock()
+			}
+			var packed bytes.Buffer
+			w := gzip.NewWriter(&packed)
+			w.Write(data)
+			w.Close()
+			data = packed.Bytes()
 		}
 		write(name, data)
 	}
@@ -46,6 +56,14 @@ func deploy(t *testing.T, vars map[string]string, files ...string) string {
 	return dir
 }
 
+// superblock is the start of ext4: 1,024 blocks of 1 KiB.
+func superblock() []byte {
+	data := make([]byte, 1<<20)
+	copy(data[1024+56:], "\x53\xef")
+	data[1024+5] = 4
+	return data
+}
+
 // mustPlan plans what was written, as the command does.
 func mustPlan(t *testing.T, text string) *pipeline.Plan {
 	t.Helper()
@@ -53,7 +71,7 @@ func mustPlan(t *testing.T, text string) *pipeline.Plan {
 	if err := os.WriteFile(filepath.Join(dir, "main.twinkeel.hcl"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: dir})
+	p, diags := pipeline.Load(pipeline.LoadOptions{Dir: dir, Layouts: build.Layouts{}})
 	if diags.HasErrors() {
 		t.Fatalf("%v\n%s", diags, text)
 	}
@@ -133,10 +151,22 @@ func TestFromYocto(t *testing.T) {
 				"MENDER_CALC_ROOTFS_SIZE", "1", "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_1", "1", "BOOTENV_SIZE", "3", "MENDER_SERVER_URL", "${file(\"/etc/passwd\")}",
 				"MENDER_IMAGE_BOOTLOADER_FILE", "../../etc/passwd", "MENDER_IMAGE_BOOTLOADER_BOOTSECTOR_OFFSET", "9999999999999", "MENDER_EXTRA_PARTS", "a\n}\nb", "MENDER_FEATURES", "mender-grub"),
 			[]string{"image-board.ext4"},
-			[]string{`storage_device = "/dev/mmcblk0"`, "the build is for GRUB"},
+			[]string{`storage_device = "/dev/mmcblk0"`, "there is no image block"},
 			[]string{"passwd\")", `fill "bootloader"`},
 		},
-		"flash": {with("MENDER_STORAGE_DEVICE", "ubi0"), []string{"image-board.ext4"}, []string{"raw flash"}, nil},
+		"grub": {
+			with("MENDER_FEATURES", "mender-grub mender-image-uefi", "TARGET_ARCH", "x86_64", "IMAGE_BOOT_FILES", "a.dtb"),
+			[]string{"image-board.ext4", "a.dtb", "grub-efi-bootx64.efi", "grub.cfg"},
+			[]string{`bootloader "grub-efi" {}`, `"EFI/BOOT/BOOTX64.EFI" = "${source.yocto.board.deploy_dir}/grub-efi-bootx64.efi"`, `mount      = "/boot/efi"`, "merge("},
+			[]string{"uboot_env", "cannot be expressed"},
+		},
+		"grub by its file":    {with("TARGET_ARCH", "aarch64"), []string{"image-board.ext4", "grub-efi-bootaa64.efi"}, []string{`bootloader "grub-efi" {}`}, []string{"merge(", "grub.cfg"}},
+		"bios":                {with("MENDER_FEATURES", "mender-bios"), []string{"image-board.ext4"}, []string{"GRUB without UEFI"}, nil},
+		"sd card":             {with("MENDER_FEATURES", "mender-uboot mender-image-sd"), []string{"image-board.ext4"}, []string{`table     = "mbr"`}, nil},
+		"compressed":          {base, []string{"image-board.ext4.gz"}, []string{`filesystem = "ext4"`}, []string{"rootfs_types", "is compressed"}},
+		"compressed squashfs": {base, []string{"image-board.squashfs-xz.gz"}, []string{`rootfs_types = ["squashfs-xz"]`}, nil},
+		"compressed btrfs":    {with("IMAGE_ROOTFS_SIZE", "500000"), []string{"image-board.btrfs.gz"}, []string{`size       = "768MiB"`, "is a guess at its size"}, nil},
+		"flash":               {with("MENDER_STORAGE_DEVICE", "ubi0"), []string{"image-board.ext4"}, []string{"raw flash"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -149,11 +179,15 @@ func TestFromYocto(t *testing.T) {
 				t.Fatal(err)
 			}
 			plan := mustPlan(t, text)
-			if len(plan.Actions) != 3 {
-				t.Errorf("%d actions", len(plan.Actions))
+			kinds := map[pipeline.Kind]int{}
+			for _, a := range plan.Actions {
+				kinds[a.Kind]++
+				if a.Artifact != nil && (len(a.Artifact.Payload.Files) != 1 || filepath.Base(a.Artifact.Payload.Files[0]) != filepath.Base(d.Rootfs)) {
+					t.Errorf("the pipeline finds %v, the draft %s", a.Artifact.Payload, d.Rootfs)
+				}
 			}
-			if a := plan.Actions[0].Artifact; a == nil || len(a.Payload.Files) != 1 || a.Payload.Files[0] != d.Rootfs {
-				t.Errorf("the pipeline finds %v, the draft %s", plan.Actions[0].Artifact, d.Rootfs)
+			if kinds[pipeline.KindArtifact] != 1 || kinds[pipeline.KindRollout] != 1 || kinds[pipeline.KindImage] != strings.Count(text, "\nimage ") {
+				t.Errorf("actions %v", kinds)
 			}
 			for _, want := range c.want {
 				if !strings.Contains(text, want) {
@@ -183,7 +217,7 @@ func TestChoices(t *testing.T) {
 		"other machine":  {[]string{"one-elsewhere.ext4"}, DeployOptions{}, "does not say for which machine"},
 		"machine given":  {[]string{"one-elsewhere.ext4"}, DeployOptions{Machine: "elsewhere"}, ""},
 		"empty":          {nil, DeployOptions{}, "no root file system of a Yocto build"},
-		"compressed":     {[]string{"one-board.ext4.gz"}, DeployOptions{}, "no root file system of a Yocto build"},
+		"compressed":     {[]string{"one-board.ext4.gz"}, DeployOptions{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

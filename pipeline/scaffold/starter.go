@@ -1,6 +1,7 @@
 package scaffold
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"path"
@@ -24,7 +25,9 @@ type board struct {
 	buildID                   bool
 	sbom                      bool
 
+	table     string // of the disk; empty: gpt
 	alignment int64
+	grub      *grub // nil: U-Boot
 	env       envPlace
 	loader    *area // a boot loader outside every partition
 	boot      int64 // 0: no such partition
@@ -37,6 +40,20 @@ type board struct {
 
 	server string
 	checks []string // what a person has to look at, said at the head of the file
+}
+
+// grub is what the build has of GRUB for UEFI.
+type grub struct {
+	loader, name string // the file in the deploy directory, and what the firmware looks for
+	config       string // empty: there is none
+}
+
+// loaders are GRUB's files for UEFI as Yocto names them, and where firmware looks for them.
+var loaders = map[string]grub{
+	"amd64": {loader: "grub-efi-bootx64.efi", name: "EFI/BOOT/BOOTX64.EFI"},
+	"arm64": {loader: "grub-efi-bootaa64.efi", name: "EFI/BOOT/BOOTAA64.EFI"},
+	"arm":   {loader: "grub-efi-bootarm.efi", name: "EFI/BOOT/BOOTARM.EFI"},
+	"386":   {loader: "grub-efi-bootia32.efi", name: "EFI/BOOT/BOOTIA32.EFI"},
 }
 
 // envPlace is where U-Boot keeps its environment.
@@ -120,9 +137,34 @@ func (b *board) device(d *Deploy) {
 	default:
 		b.check("storage_device: the build does not say on which disk the device runs; /dev/mmcblk0 is a guess.")
 	}
+	b.chooseLoader(d)
+}
+
+// chooseLoader tells GRUB from U-Boot, by Mender's features or by what the build has.
+func (b *board) chooseLoader(d *Deploy) {
 	features := strings.Fields(d.Variables["MENDER_FEATURES"])
-	if slices.Contains(features, "mender-grub") || slices.Contains(features, "mender-bios") {
-		b.check("bootloader: the build is for GRUB: write bootloader \"grub-efi\" or \"grub-bios\", and the layout as preset = \"uefiimg\" or \"biosimg\".")
+	has := func(feature string) bool { return slices.Contains(features, feature) }
+	if has("mender-bios") {
+		b.check("bootloader: the build is for GRUB without UEFI: write bootloader \"grub-bios\", and the layout as preset = \"biosimg\".")
+		return
+	}
+	if has("mender-image-sd") {
+		b.table = "mbr" // as Mender's sdimg has it: many boot ROMs read nothing else
+	}
+	names, _ := listDir(d.Dir)
+	g := loaders[b.architecture]
+	there := g.loader != "" && slices.Contains(names, g.loader)
+	if !has("mender-grub") && (!there || has("mender-uboot") || d.UBootEnv != "") {
+		return
+	}
+	b.table = ""
+	b.grub = &g
+	if slices.Contains(names, "grub.cfg") {
+		g.config = "grub.cfg"
+	}
+	if !there {
+		g.loader = ""
+		b.check("image: %s is not in the deploy directory, so there is no image block; artifacts are built without one.", cmp.Or(loaders[b.architecture].loader, "GRUB for UEFI"))
 	}
 }
 
@@ -131,15 +173,20 @@ func (b *board) layout(d *Deploy) {
 	if n, ok := d.number("MENDER_PARTITION_ALIGNMENT"); ok && n >= 4*kib && n <= gib && n&(n-1) == 0 {
 		b.alignment = n
 	}
-	b.environment(d)
-	b.rawLoader(d)
-
-	if n, ok := d.mebibytes("MENDER_BOOT_PART_SIZE_MB"); ok {
+	if b.grub == nil {
+		b.environment(d)
+		b.rawLoader(d)
+	}
+	if n, ok := d.mebibytes("MENDER_BOOT_PART_SIZE_MB"); ok && n > 0 {
 		b.boot = n
-	} else if b.bootFiles {
+	} else if b.bootFiles || b.grub != nil {
 		b.boot = 64 * mib
 	}
-	if need := alignUp(d.BootBytes+d.BootBytes/10+2*mib, mib); b.bootFiles && need > b.boot {
+	bytes := d.BootBytes
+	if b.grub != nil {
+		bytes += max(0, fileSize(filepath.Join(d.Dir, b.grub.loader))) + max(0, fileSize(filepath.Join(d.Dir, b.grub.config)))
+	}
+	if need := alignUp(bytes+bytes/10+2*mib, mib); (b.bootFiles || b.grub != nil) && need > b.boot {
 		if b.boot > 0 {
 			b.check("partition boot: the boot files do not fit into %s; it has %s.", sizeText(b.boot), sizeText(need))
 		}
@@ -149,7 +196,15 @@ func (b *board) layout(d *Deploy) {
 	if kind, _, _ := strings.Cut(d.RootfsType, "-"); slices.Contains([]string{"ext4", "squashfs", "erofs"}, kind) { // squashfs-xz
 		b.slotFS = kind
 	}
-	b.slot = slotSize(d.RootfsSize)
+	rootfs := d.RootfsSize
+	if rootfs == 0 { // it is compressed, and does not say how large it will be
+		rootfs = gib
+		if kibs, ok := d.number("IMAGE_ROOTFS_SIZE"); ok && kibs > 0 && kibs <= maxSize/kib {
+			rootfs = kibs * kib
+		}
+		b.check("slots: the root file system is compressed, and %s is a guess at its size.", sizeText(rootfs))
+	}
+	b.slot = slotSize(rootfs)
 	if n, ok := d.number("MENDER_CALC_ROOTFS_SIZE"); ok && n <= maxSize/kib && n*kib%sector == 0 && n*kib >= d.RootfsSize {
 		b.slot = n * kib
 	} else if total, ok := d.mebibytes("MENDER_STORAGE_TOTAL_SIZE_MB"); ok && total > 0 {
@@ -213,8 +268,8 @@ func (b *board) rawLoader(d *Deploy) {
 	switch {
 	case !ok || at > maxSize/sector || !slices.Contains(names, file) || size <= 0:
 		b.check("boot loader: MENDER_IMAGE_BOOTLOADER_FILE is %s, which is not in the deploy directory.", shorten(printable(file)))
-	case offset < gptEnd:
-		b.check("boot loader: %s belongs at sector %d, where the GPT stands; MBR tables cannot be expressed yet. Put it into the eMMC's boot partition, or where the boot ROM looks next.", file, at)
+	case offset < gptEnd && b.table != "mbr", offset < sector:
+		b.check("boot loader: %s belongs at sector %d, where the partition table stands. Write an MBR (table = \"mbr\"), or put it into the eMMC's boot partition, or where the boot ROM looks next.", file, at)
 	case offset < b.env.offset+b.env.size && b.env.offset < offset+alignUp(size, sector):
 		b.check("boot loader: %s would overlap U-Boot's environment; it is left out.", file)
 	default:
@@ -280,15 +335,21 @@ func (b *board) writeSource(p printer) {
 
 func (b *board) writeLayout(p printer, out *strings.Builder) {
 	p("\n# The disk. Partitions follow one another at multiples of the alignment and step over reserves.\nlayout \"ab\" {\n")
-	p("table = \"gpt\"\nalignment = %s\n", quoteSize(b.alignment))
+	p("table = %s\nalignment = %s\n", quote(cmp.Or(b.table, "gpt")), quoteSize(b.alignment))
 	if b.loader != nil {
 		p("# The boot loader, where the boot ROM looks for it.\n")
 		out.WriteString(b.loader.text(false))
 	}
-	p("# U-Boot's environment: two copies, the second one where the second half begins.\n")
-	p("reserve \"uboot_env\" {\noffset = %s\nsize = %s\n}\n", quoteSize(b.env.offset), quoteSize(b.env.size))
+	mount := "/uboot"
+	if b.grub != nil {
+		mount = "/boot/efi"
+		p("# GRUB, and its environment in two copies.\n")
+	} else {
+		p("# U-Boot's environment: two copies, the second one where the second half begins.\n")
+		p("reserve \"uboot_env\" {\noffset = %s\nsize = %s\n}\n", quoteSize(b.env.offset), quoteSize(b.env.size))
+	}
 	if b.boot > 0 {
-		p("partition \"boot\" {\nsize = %s\nfilesystem = \"vfat\"\nmount = \"/uboot\"\nbootable = true\n}\n", quoteSize(b.boot))
+		p("partition \"boot\" {\nsize = %s\nfilesystem = \"vfat\"\nmount = %s\nbootable = true\n}\n", quoteSize(b.boot), quote(mount))
 	}
 	p("# Two of them, rootfs_a and rootfs_b: one runs, the other one gets the update.\n")
 	p("slots \"rootfs\" {\nsize = %s\nfilesystem = %s\n}\n", quoteSize(b.slot), quote(b.slotFS))
@@ -306,7 +367,11 @@ func (b *board) writeRest(p printer) {
 		p("compatible = %s\n", quoteList(b.compatible))
 	}
 	p("architecture = %s\nlayout = layout.ab\nstorage_device = %s\n", quote(b.architecture), quote(b.storage))
-	p("bootloader \"u-boot\" {\nenvironment = \"uboot_env\"\nenvironment_size = %s\nredundant = true\n}\n}\n", quoteSize(b.env.copySize))
+	if b.grub != nil {
+		p("bootloader \"grub-efi\" {}\n}\n")
+	} else {
+		p("bootloader \"u-boot\" {\nenvironment = \"uboot_env\"\nenvironment_size = %s\nredundant = true\n}\n}\n", quoteSize(b.env.copySize))
+	}
 
 	p("\n# `twinkeel keys generate keys/dev.pem` makes the pair; devices trust keys/dev.pem.pub.\n")
 	p("signer \"file\" \"dev\" {\nprivate_key = \"keys/dev.pem\"\n}\n")
@@ -323,21 +388,45 @@ func (b *board) writeRest(p printer) {
 	p("name = \"%s-%s\"\ndevice_types = [device_type.%s]\nsigner = signer.file.dev\n", prefix, version, b.name)
 	p("payload \"rootfs-image\" {\nfile = %s.rootfs\n}\n}\n", source)
 
-	p("\n# The disk image for flashing: slot A holds the release above.\nimage %s {\n", quote(b.name))
-	p("device_type = device_type.%s\nartifact = artifact.os\nserver = server.main\n", b.name)
-	if b.loader != nil {
-		p("fill \"bootloader\" {\nfile = \"${%s.deploy_dir}/%s\"\n}\n", source, strings.Trim(quote(b.loader.fill), `"`))
+	if b.grub == nil || b.grub.loader != "" {
+		b.writeImage(p, source)
 	}
-	if b.ubootEnv {
-		p("fill \"uboot_env\" {\nfile = %s.uboot_env\n}\n", source)
-	}
-	if b.bootFiles {
-		p("fill \"boot\" {\nfiles = %s.boot_files\n}\n", source)
-	}
-	p("fill \"rootfs\" {\nfile = %s.rootfs\n}\n}\n", source)
 
 	p("\nserver \"main\" {\nurl = %s\n}\n", quote(b.server))
 	p("\n# How a release reaches the fleet. `twinkeel rollout start` begins it.\nrollout \"os\" {\n")
 	p("server = server.main\nartifacts = [artifact.os]\nfailure_threshold = \"5%%\"\non_failure = \"pause\"\n")
 	p("phase \"canary\" {\ncount = 1\nsoak = \"1h\"\n}\nphase \"everyone\" {\npercent = 100\n}\n}\n")
+}
+
+func (b *board) writeImage(p printer, source string) {
+	p("\n# The disk image for flashing: slot A holds the release above.\nimage %s {\n", quote(b.name))
+	p("device_type = device_type.%s\nartifact = artifact.os\nserver = server.main\n", b.name)
+	deployed := func(file string) string {
+		return fmt.Sprintf("\"${%s.deploy_dir}/%s\"", source, strings.Trim(quote(file), `"`))
+	}
+	if b.loader != nil {
+		p("fill \"bootloader\" {\nfile = %s\n}\n", deployed(b.loader.fill))
+	}
+	if b.ubootEnv && b.grub == nil {
+		p("fill \"uboot_env\" {\nfile = %s.uboot_env\n}\n", source)
+	}
+	switch files := source + ".boot_files"; {
+	case b.grub != nil:
+		p("fill \"boot\" {\nfiles = ")
+		if b.bootFiles {
+			p("merge(%s, ", files)
+		}
+		p("{\n%s = %s\n", quote(b.grub.name), deployed(b.grub.loader))
+		if b.grub.config != "" {
+			p("\"EFI/BOOT/grub.cfg\" = %s\n", deployed(b.grub.config))
+		}
+		p("}")
+		if b.bootFiles {
+			p(")")
+		}
+		p("\n}\n")
+	case b.bootFiles:
+		p("fill \"boot\" {\nfiles = %s\n}\n", files)
+	}
+	p("fill \"rootfs\" {\nfile = %s.rootfs\n}\n}\n", source)
 }
