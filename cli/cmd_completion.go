@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -15,8 +16,8 @@ func (a *app) completionCommand() *cobra.Command {
 		Use:       "completion bash|zsh|fish|powershell",
 		Short:     "Print a script that completes commands in a shell",
 		ValidArgs: shells,
-		Long: `Print a script that lets a shell complete commands, flags, and the addresses of the pipeline in the working directory
-(or in that of -C).
+		Long: `Print a script that lets a shell complete commands, flags and what they take, and the addresses of the pipeline in the
+working directory (or in that of -C).
 
 For bash (with the package bash-completion), for you alone:
   mkdir -p ~/.local/share/bash-completion/completions
@@ -79,16 +80,87 @@ func (a *app) completeArguments(root *cobra.Command) {
 			c.ValidArgsFunction = a.completeFrom(kindNames, false)
 		case "functions":
 			c.ValidArgsFunction = a.completeFrom(functionNames, false)
+		case "keys show", "keys fingerprint":
+			c.ValidArgsFunction = completeKeys
 		}
 		for _, sub := range c.Commands() {
 			visit(sub)
 		}
 	}
 	visit(root)
-	for flag, values := range map[string][]string{"color": {"auto", "always", "never"}, "progress": {"auto", "tty", "plain", "quiet"}} {
-		_ = root.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	a.completeFlags(root)
+}
+
+// completeFlags lets the shells complete what flags take, as far as it can be known without asking a server.
+func (a *app) completeFlags(root *cobra.Command) {
+	fixed := func(values ...string) func(context.Context) []string {
+		return func(context.Context) []string { return values }
 	}
+	unlabelled := func(kind string) func(context.Context) []string {
+		return func(context.Context) []string {
+			names := a.addresses(kind)
+			for i, n := range names {
+				names[i] = strings.TrimPrefix(n, kind+".")
+			}
+			return names
+		}
+	}
+	for _, f := range []struct {
+		command, flag string // no command: the root's
+		names         func(context.Context) []string
+	}{
+		{"", "color", fixed("auto", "always", "never")},
+		{"", "progress", fixed("auto", "tty", "plain", "json", "quiet")},
+		{"", "log-level", fixed("debug", "info", "warn", "error")},
+		{"graph", "format", fixed("dot", "mermaid", "json")},
+		{"graph", "type", fixed("values", "actions")},
+		{"init", "from", fixed("yocto")},
+		{"push", "server", unlabelled("server")},
+		{"devices", "server", unlabelled("server")},
+		{"devices list", "status", fixed("pending", "accepted", "rejected")},
+		{"test", "filter", a.testNames},
+	} {
+		c, _, err := root.Find(strings.Fields(f.command))
+		if err == nil {
+			err = c.RegisterFlagCompletionFunc(f.flag, func(cmd *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+				return a.completeFrom(func() []string { return f.names(cmd.Context()) }, false)(cmd, nil, toComplete)
+			})
+		}
+		if err != nil {
+			panic(err) // a flag that has been renamed: every test finds it
+		}
+	}
+	_ = root.RegisterFlagCompletionFunc("var", a.completeVar)
+	_ = root.MarkPersistentFlagFilename("var-file", "twinkeelvars.hcl", "twinkeelvars.json")
 	_ = root.MarkPersistentFlagDirname("chdir")
+}
+
+// completeVar completes the names of the pipeline's own variables, up to the equals sign.
+func (a *app) completeVar(_ *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var out []cobra.Completion
+	for _, n := range a.addresses("variable") {
+		if name, ok := strings.CutPrefix(n, "var."); ok && strings.HasPrefix(name, toComplete) {
+			out = append(out, name+"=")
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeKeys completes files of keys.
+func completeKeys(_ *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return []cobra.Completion{"pem", "pub", "key"}, cobra.ShellCompDirectiveFilterFileExt
+}
+
+// testNames are the names of the pipeline's runs and of their files.
+func (a *app) testNames(ctx context.Context) []string {
+	p, diags := pipeline.Load(a.loadOptions())
+	a.hide(p)
+	paths, err := pipeline.TestFiles(a.global.dir)
+	if diags.HasErrors() || err != nil {
+		return nil
+	}
+	tests, _ := p.LoadTests(ctx, paths, nil)
+	return tests.Names()
 }
 
 // completeFrom completes arguments from names: one, or any number of different ones.

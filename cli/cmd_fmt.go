@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,7 @@ import (
 const maxSource = 8 << 20
 
 type fmtOptions struct {
-	check, diff, recursive bool
+	check, diff, recursive, write, list bool
 }
 
 func (a *app) fmtCommand() *cobra.Command {
@@ -34,13 +35,29 @@ func (a *app) fmtCommand() *cobra.Command {
 		GroupID: groupMain,
 		Long: `Write pipeline files in their canonical form, in place. Without arguments all files of the pipeline; "-" formats
 stdin to stdout. Prints the names of the files it changed. Files of variables (*.twinkeelvars.hcl) and of tests
-(*.twinkeeltest.hcl, also those in tests/) are formatted, too.`,
-		RunE: func(_ *cobra.Command, args []string) error { return a.runFmt(o, args) },
+(*.twinkeeltest.hcl, also those in tests/) are formatted, too. A file that cannot be read as a pipeline stays as it is; the
+others are written all the same, and the exit code is 2.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			err := a.runFmt(o, args)
+			var chosen *exitError
+			if err == nil || errors.As(err, &chosen) {
+				return err
+			}
+			return &exitError{exitUsage, err}
+		},
 	}
 	c.Flags().BoolVar(&o.check, "check", false, "change nothing; exit with 3 when a file is not in canonical form")
 	c.Flags().BoolVar(&o.diff, "diff", false, "show what changes")
 	c.Flags().BoolVar(&o.recursive, "recursive", false, "also format what is in the directories below; those that begin with a dot are left out")
+	c.Flags().BoolVar(&o.write, "write", true, "write the files; with --write=false nothing is changed, as with --check, but the exit code is 0")
+	c.Flags().BoolVar(&o.list, "list", true, "print the names of the files that change; with --list=false none")
 	return c
+}
+
+// formatResult is what `fmt --json` prints.
+type formatResult struct {
+	Changed   []string `json:"changed"`             // files; "-" is stdin
+	Formatted *string  `json:"formatted,omitempty"` // what stdin becomes, where it would be printed
 }
 
 func (a *app) runFmt(o fmtOptions, args []string) error {
@@ -51,36 +68,59 @@ func (a *app) runFmt(o fmtOptions, args []string) error {
 	if len(args) == 0 {
 		args = []string{a.global.dir}
 	}
-	changed := []string{}
+	result := formatResult{Changed: []string{}}
+	var broken []error
 	for _, arg := range args {
 		files := []string{arg}
 		if info, err := os.Stat(arg); err != nil {
-			return withoutOperation(err)
+			broken = append(broken, withoutOperation(err))
+			continue
 		} else if info.IsDir() {
 			if files, err = filesToFormat(arg, o.recursive); err != nil {
-				return err
+				broken = append(broken, err)
+				continue
 			}
 		}
 		for _, file := range files {
 			if filepath.Ext(file) != ".hcl" {
 				continue // JSON is left as it is
 			}
-			c, err := a.fmtFile(o, file)
+			changed, err := a.fmtFile(o, file)
 			if err != nil {
-				return err
-			}
-			if c {
-				changed = append(changed, relative(file))
+				broken = append(broken, err)
+			} else if changed {
+				result.Changed = append(result.Changed, relative(file))
 			}
 		}
 	}
-	if _, err := a.asJSON(map[string][]string{"changed": changed}); err != nil {
+	if len(broken) > 0 {
+		return together(broken)
+	}
+	if _, err := a.asJSON(result); err != nil {
 		return err
 	}
-	if o.check && len(changed) > 0 {
+	if o.check && len(result.Changed) > 0 {
 		return &exitError{code: exitVerify}
 	}
 	return nil
+}
+
+// together is what is wrong with several files as one error.
+func together(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	all := &diagnosticsError{files: map[string]*hcl.File{}}
+	for _, err := range errs {
+		var d *diagnosticsError
+		if errors.As(err, &d) {
+			all.diags = append(all.diags, d.diags...)
+			maps.Copy(all.files, d.files)
+		} else {
+			all.diags = append(all.diags, &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Cannot be formatted", Detail: err.Error() + "."})
+		}
+	}
+	return all
 }
 
 // maxDirs is how many directories are searched for files to format.
@@ -150,13 +190,13 @@ func (a *app) fmtFile(o fmtOptions, file string) (changed bool, err error) {
 	if err != nil || bytes.Equal(src, out) {
 		return false, err
 	}
-	if !a.global.json {
+	if o.list && !a.global.json {
 		a.printf("%s\n", relative(file))
 	}
 	if o.diff && !a.global.json {
 		a.printf("%s", diff.Diff("old/"+filepath.Base(file), src, "new/"+filepath.Base(file), out))
 	}
-	if o.check {
+	if o.check || !o.write {
 		return true, nil
 	}
 	return true, durable.WriteFile(file, out, info.Mode().Perm())
@@ -172,7 +212,18 @@ func (a *app) fmtStdin(o fmtOptions) error {
 		return err
 	}
 	changed := !bytes.Equal(src, out)
+	result := formatResult{Changed: []string{}}
+	if changed {
+		result.Changed = append(result.Changed, "-")
+	}
+	if text := string(out); !o.check {
+		result.Formatted = &text
+	}
+	done, err := a.asJSON(result)
 	switch {
+	case err != nil:
+		return err
+	case done:
 	case o.diff:
 		a.printf("%s", diff.Diff("old/stdin", src, "new/stdin", out))
 	case !o.check:

@@ -55,6 +55,19 @@ func (t *Tests) Len() int {
 	return n
 }
 
+// Names are the names of all runs and of their files, each once, as a filter takes them.
+func (t *Tests) Names() []string {
+	var names []string
+	for _, f := range t.list {
+		names = append(names, f.name)
+		for _, r := range f.runs {
+			names = append(names, r.name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Run does the runs, file by file, in the order in which they stand. Each evaluates the pipeline anew.
 func (t *Tests) Run(ctx context.Context, o TestOptions) []TestRun {
 	if o.FS == nil {
