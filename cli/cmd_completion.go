@@ -66,6 +66,9 @@ func (a *app) completeArguments(root *cobra.Command) {
 		name := strings.TrimPrefix(c.CommandPath(), root.Name()+" ")
 		if of, ok := kinds[name]; ok && c.ValidArgsFunction == nil {
 			c.ValidArgsFunction = a.completeFrom(func() []string { return a.addresses(of...) }, true)
+			if c.Flags().Lookup("target") != nil {
+				_ = c.RegisterFlagCompletionFunc("target", c.ValidArgsFunction)
+			}
 		}
 		switch name {
 		case "output":

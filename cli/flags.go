@@ -3,8 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -56,7 +58,11 @@ func flagNames(c *cobra.Command) []string {
 }
 
 // plainFlagError leaves out of a flag's error what only a Go programmer understands.
-func plainFlagError(err error) error {
+func plainFlagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		return unknownFlag(cmd, unknown)
+	}
 	var invalid *pflag.InvalidValueError
 	if !errors.As(err, &invalid) {
 		return err
@@ -72,6 +78,41 @@ func plainFlagError(err error) error {
 		reason = invalid.Unwrap().Error()
 	}
 	return fmt.Errorf("--%s %q: %s", flag.Name, invalid.GetValue(), reason)
+}
+
+// unknownFlag names a flag as it was written, and the one that was meant if one looks like it. pflag reads -no-colr as a
+// group of one-letter flags.
+func unknownFlag(cmd *cobra.Command, unknown *pflag.NotExistError) error {
+	name, written := unknown.GetSpecifiedName(), "--"+unknown.GetSpecifiedName()
+	if group := unknown.GetSpecifiedShortnames(); group != "" {
+		name, written = strings.TrimPrefix(group, "-"), "-"+group
+		name, _, _ = strings.Cut(name, "=")
+	}
+	best, distance := "", 3
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if d := levenshtein.Distance(name, f.Name, nil); d < distance && d < len(name) {
+			best, distance = f.Name, d
+		}
+	})
+	hint := cmd.CommandPath() + " --help"
+	if best != "" {
+		hint = "did you mean --" + best + "?"
+	}
+	return &hintedError{"there is no flag " + written, hint}
+}
+
+// targetFlags let addresses be given to commands as in Terraform, with -target.
+func targetFlags(root *cobra.Command, commands ...string) {
+	for _, c := range root.Commands() {
+		if !slices.Contains(commands, c.Name()) {
+			continue
+		}
+		var targets []string
+		c.Flags().StringArrayVar(&targets, "target", nil, "an `address`, as an argument")
+		_ = c.Flags().MarkHidden("target")
+		run := c.RunE
+		c.RunE = func(cmd *cobra.Command, args []string) error { return run(cmd, append(args, targets...)) }
+	}
 }
 
 func usagef(format string, args ...any) error {

@@ -73,6 +73,7 @@ type globalOptions struct {
 	json     bool
 	jsonInto string
 	color    string
+	noColor  bool
 	progress string
 	logLevel string
 
@@ -106,13 +107,15 @@ The main job:
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{plainFlagError(err)} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{plainFlagError(cmd, err)} })
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.global.dir, "chdir", "C", ".", "the pipeline's `directory`")
 	flags.Var(&varFlag{&a.global.vars, false}, "var", "value of a variable, `name=value` (may be repeated)")
 	flags.Var(&varFlag{&a.global.vars, true}, "var-file", "`file` with values of variables (may be repeated)")
 	flags.BoolVar(&a.global.json, "json", false, "print results and errors as JSON")
 	flags.StringVar(&a.global.color, "color", "auto", "colours: auto, always or never")
+	flags.BoolVar(&a.global.noColor, "no-color", false, "as --color never")
+	_ = flags.MarkHidden("no-color") // for those who know it from Terraform
 	flags.StringVar(&a.global.jsonInto, "json-into", "", "also write what --json would print to a `file`")
 	flags.StringVar(&a.global.progress, "progress", "auto", "progress: auto, tty, plain, json (lines of JSON) or quiet")
 	flags.StringVar(&a.global.logLevel, "log-level", "", "log what is done, for those who search a fault, from this `level` on: debug, info, warn or error")
@@ -132,6 +135,7 @@ The main job:
 	} {
 		root.AddCommand(c)
 	}
+	targetFlags(root, "plan", "build", "image", "push", "apply")
 	a.completeArguments(root)
 	return root
 }
@@ -154,6 +158,9 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		if !slices.Contains(choice.allowed, choice.value) {
 			return usagef("--%s takes %s, not %q", choice.flag, strings.Join(choice.allowed, ", "), choice.value)
 		}
+	}
+	if a.global.noColor {
+		a.global.color = "never"
 	}
 	a.ui = a.newUI()
 	if err := a.openLog(); err != nil {
