@@ -31,6 +31,7 @@ func (a *app) rolloutCommand() *cobra.Command {
 changes nothing.`,
 			RunE: func(cmd *cobra.Command, args []string) error { return a.runRolloutStart(cmd.Context(), args) },
 		},
+		a.rolloutListCommand(),
 		a.rolloutStatusCommand(),
 		a.rolloutSetCommand("pause", "paused", "Hold a rollout: no further device is given the release"),
 		a.rolloutSetCommand("resume", "running", "Let a paused rollout go on"),
@@ -85,6 +86,66 @@ func (a *app) printStarted(started []*build.Started) error {
 			state = "was started before (" + s.Status + ")"
 		}
 		t.add(s.Address, state, s.ArtifactName, "deployment "+s.DeploymentID)
+	}
+	t.print(a.stdout)
+	return nil
+}
+
+func (a *app) rolloutListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls",
+		Short: "List the pipeline's rollouts and what came of them",
+		Long: `List the pipeline's rollouts, one a line: the release of the newest deployment, its state, and how many devices have it
+of those that take part. "rollout status" tells more of one.`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runRolloutList(cmd.Context()) },
+	}
+}
+
+// listedRollout is one of what `rollout ls --json` prints.
+type listedRollout struct {
+	Address    string                `json:"address"`
+	State      string                `json:"state"`
+	Deployment *menderapi.Deployment `json:"deployment"` // null: not started
+}
+
+func (a *app) runRolloutList(ctx context.Context) error {
+	rollouts, err := a.declaredRollouts(nil)
+	if err != nil {
+		return err
+	}
+	list := make([]listedRollout, 0, len(rollouts))
+	for _, r := range rollouts {
+		c, err := build.Connect(&r.Server)
+		if err != nil {
+			return err
+		}
+		d, err := build.NewestDeployment(ctx, c, r.Name)
+		if err != nil {
+			return &build.ActionError{Address: r.Address, Err: err}
+		}
+		l := listedRollout{Address: r.Address, State: "not started", Deployment: d}
+		if d != nil {
+			l.State = d.State()
+		}
+		list = append(list, l)
+	}
+	if done, err := a.asJSON(list); done {
+		return err
+	}
+	t := table{}
+	for _, l := range list {
+		d := l.Deployment
+		if d == nil {
+			t.add(l.Address, l.State)
+			continue
+		}
+		count := d.Statistics.Status
+		devices := fmt.Sprintf("%d of %s", count[menderapi.StatusSuccess]+count[menderapi.StatusAlreadyInstalled], plural(d.DeviceCount, "device"))
+		if failed := count[menderapi.StatusFailure]; failed > 0 {
+			devices += fmt.Sprintf(", %d failed", failed)
+		}
+		t.add(l.Address, l.State, d.ArtifactName, devices)
 	}
 	t.print(a.stdout)
 	return nil
