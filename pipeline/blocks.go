@@ -592,7 +592,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 		}
 		group, size, filesystem := d.Layout.slots()
 		e.mustFit(FileCheck{
-			File: a.Payload.Files[0], Place: fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), Size: size,
+			File: a.Payload.Files[0], Place: eachSlot + fmt.Sprintf("%s of %s", group, d.Layout.Address), Size: size,
 			Filesystem: filesystem, Sector: d.Layout.SectorSize, Flash: d.Layout.UBI != nil, Slot: true,
 		}, b.rangeOf(at), &a.Checks)
 	}
@@ -600,7 +600,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 
 // mustExist reports a file that is not there. Offline nothing is asked.
 func (e *evaluator) mustExist(name string, at hcl.Range) {
-	if e.facts == nil || name == "" || e.pending(name) {
+	if e.facts == nil || name == "" || e.pending(name) || e.knownWrong(e.missingFile(name)) {
 		return
 	}
 	if _, err := e.facts.regular(name); err != nil {
@@ -626,10 +626,13 @@ func (e *evaluator) mustFit(c FileCheck, at *hcl.Range, later *[]FileCheck) {
 	} else if doubt := c.doubtOf(e.facts, shown); doubt != "" && summary == "" {
 		e.report(caution("Compressed file system", doubt, at))
 	}
-	if summary != "" {
-		e.report(fault(summary, detail, at))
+	if summary != "" { // an artifact's and an image's slots are one place
+		e.reportOrigin(strings.Join([]string{summary, c.File, strings.TrimPrefix(c.Place, eachSlot)}, "\x00"), fault(summary, detail, at))
 	}
 }
+
+// eachSlot begins the description of a place that a payload goes to.
+const eachSlot = "each of the slots "
 
 func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	b := inst.body
@@ -955,6 +958,9 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 				e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("dir")))
 			}
 		}
+	}
+	if device != nil && len(set) == 1 {
+		e.checkContentSize(&f, target, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), b.rangeOf(set[0]))
 	}
 	return f
 }

@@ -47,7 +47,8 @@ type evaluator struct {
 	callees   map[*block][]*module // instances that a module block makes
 	calls     map[string]*call     // how, by the instance's prefix
 	reported  map[string]bool
-	work      int // size of all values so far, see maxWork
+	origins   map[string]string // by what is wrong with a file: the problem that says so
+	work      int               // size of all values so far, see maxWork
 	diags     hcl.Diagnostics
 }
 
@@ -172,6 +173,31 @@ func (e *evaluator) report(d *hcl.Diagnostic) {
 	e.reported[key] = true
 	e.diags = append(e.diags, d)
 }
+
+// reportOrigin reports what is wrong with a file, where it shows first. Whoever uses the file too has the same problem,
+// which is not said again but belongs to each of them.
+func (e *evaluator) reportOrigin(wrong string, d *hcl.Diagnostic) {
+	if e.knownWrong(wrong) {
+		return
+	}
+	if e.origins == nil {
+		e.origins = make(map[string]string)
+	}
+	e.origins[wrong] = problemKey(d)
+	e.report(d)
+}
+
+// knownWrong tells whether that has been reported, and makes it the problem of who asks, too.
+func (e *evaluator) knownWrong(wrong string) bool {
+	key, known := e.origins[wrong]
+	if known {
+		e.blame(key)
+	}
+	return known
+}
+
+// missingFile is what is wrong with a file that is not there.
+func (e *evaluator) missingFile(name string) string { return "missing\x00" + e.pipeline.abs(name) }
 
 // problemKey is equal for equal problems.
 func problemKey(d *hcl.Diagnostic) string {

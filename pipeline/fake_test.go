@@ -192,6 +192,7 @@ func world() fakeFS {
 		"big.ubifs":     {size: 400 * 126_976, data: ubifsSuper(400)},
 		"env.txt":       {data: "bootcmd=boot\n"},
 		"core.img":      {size: 30 << 10},
+		"large/a/file":  {size: 5 << 20},
 
 		"amd64.elf":     {data: elfHeader(62)},
 		"videocore.elf": {data: elfHeader(137)},

@@ -42,7 +42,7 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 		}
 		size, err := e.facts.regular(b.text("path"))
 		if err != nil {
-			e.report(fault("File not found", sentence(err.Error()), b.rangeOf("path")))
+			e.reportOrigin(e.missingFile(b.text("path")), fault("File not found", sentence(err.Error()), b.rangeOf("path")))
 			return unknown("size")
 		}
 		if b.has("sha256") {

@@ -30,5 +30,5 @@ artifact "os" {
 image "i" {
   device_type = device_type.d
   artifact    = artifact.os
-  fill "rootfs" { file = "good.ext4" } # ERROR: File system for smaller sectors
+  fill "rootfs" { file = "good.ext4" }
 }

@@ -29,5 +29,5 @@ artifact "os" {
 image "i" {
   device_type = device_type.d
   artifact    = artifact.os
-  fill "rootfs" { file = "squashfs.gz" } # ERROR: Compressed file
+  fill "rootfs" { file = "squashfs.gz" }
 }
