@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,11 +116,50 @@ func (a *app) planOf(ctx context.Context, targets []string, kinds ...pipeline.Ki
 			}
 		}
 	}
+	if err := a.checkNamed(plan, kinds, needed); err != nil {
+		return nil, nil, err
+	}
 	plan.Actions = slices.DeleteFunc(plan.Actions, func(action *pipeline.Action) bool { return !needed[action.Address] })
 	if len(plan.Actions) == 0 && len(targets) > 0 {
 		return nil, nil, usagef("%s names no %s", strings.Join(targets, " "), kinds[0])
 	}
 	return p, plan, nil
+}
+
+// kindWords are what blocks make, and the commands that make it.
+var kindWords = map[pipeline.Kind]struct{ word, command string }{
+	pipeline.KindArtifact: {"an artifact", "twinkeel build"},
+	pipeline.KindImage:    {"a disk image", "twinkeel image"},
+	pipeline.KindRollout:  {"a rollout", "twinkeel rollout start"},
+}
+
+// checkNamed refuses targets that are all of other kinds than a command is about, although what they are made from is of
+// such a kind: whoever names an image does not ask for its artifact. Of several targets it says which is left out.
+func (a *app) checkNamed(plan *pipeline.Plan, kinds []pipeline.Kind, needed map[string]bool) error {
+	var other *pipeline.Action
+	meant := false
+	for _, action := range plan.Actions {
+		switch {
+		case !action.Named:
+		case action.Source != nil || slices.Contains(kinds, action.Kind):
+			meant = true
+		case other == nil && !needed[action.Address]:
+			other = action
+		}
+	}
+	if other == nil {
+		return nil
+	}
+	is := kindWords[other.Kind]
+	err := &hintedError{
+		fmt.Sprintf("%s is %s, not %s", other.Address, is.word, kindWords[kinds[0]].word),
+		is.command + " " + strings.ReplaceAll(other.Address, `"`, ""),
+	}
+	if !meant {
+		return &usageError{err}
+	}
+	a.warnf("%s, and left out (%s)", err.text, err.hint)
+	return nil
 }
 
 // relative shortens a path for messages: relative to the directory in which the user is.
