@@ -98,6 +98,10 @@ bench-pipeline: host ## a build of 4 GiB with nothing to do, and what else has a
 	@scripts/bench-build.sh
 	@scripts/bench-pipeline.sh
 
+.PHONY: bench-language
+bench-language: host ## the language's bounds alone, in seconds; RUNS says how often each is measured
+	@scripts/bench-pipeline.sh
+
 .PHONY: golden
 golden: ## rewrite golden files and generated documentation
 	$(GO) test ./cli ./pipeline ./imaging -update
