@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -68,7 +69,12 @@ func (r *runner) runCommand(ctx context.Context, x *pipeline.Exec, out string, l
 	cmd := exec.CommandContext(ctx, x.Command[0], x.Command[1:]...)
 	cmd.Dir, cmd.Env = x.Dir, r.environment(x, out)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that what it starts ends with it
+	// A group of its own, so that what it starts ends with it. When this process ends without having waited, as by a second
+	// Ctrl-C, the kernel kills the command: when the thread ends that started it (PR_SET_PDEATHSIG of prctl(2)), which is
+	// therefore kept until then.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var kill *time.Timer
 	cmd.Cancel = func() error {
 		group := -cmd.Process.Pid

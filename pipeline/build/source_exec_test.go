@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,46 @@ func TestExecEndsWithItsChildren(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(a.Dir); len(entries) > 0 {
 		t.Errorf("left behind: %s", entries[0].Name())
+	}
+}
+
+// TestExecEndsWithUs: a command that heeds no signal ends when this process is killed. The test starts itself to be that
+// process. The command runs on a thread that is not the first one, as in a build, and outlives others.
+func TestExecEndsWithUs(t *testing.T) {
+	alive := os.Getenv("TWINKEEL_TEST_ALIVE")
+	if alive != "" {
+		r, a := shell(t, "trap '' TERM INT HUP; while :; do echo alive >>"+alive+"; sleep 0.02; done")
+		for range 4 { // threads that come and go must not end it
+			go func() { runtime.LockOSThread() }()
+		}
+		t.Fatal(r.exec(t.Context(), a))
+	}
+	alive = filepath.Join(t.TempDir(), "alive")
+	self := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestExecEndsWithUs$")
+	self.Env = append(os.Environ(), "TWINKEEL_TEST_ALIVE="+alive, "TMPDIR="+t.TempDir())
+	if err := self.Start(); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		info, err := os.Stat(alive)
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	for deadline := time.Now().Add(20 * time.Second); size() < 60; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the command does not run")
+		}
+	}
+	if err := self.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = self.Wait()
+	before := size()
+	time.Sleep(300 * time.Millisecond)
+	if size() > before+6 { // the last line may have been on its way
+		t.Error("the command is still writing")
 	}
 }
 
