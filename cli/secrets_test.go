@@ -68,6 +68,28 @@ artifact "app" {
 }
 `
 
+// secretTest is a run that says the secret where it can.
+const secretTest = `run "says" {
+  assert {
+    condition     = local.a == "x"
+    error_message = "it is ${local.a}, ${nonsensitive(local.a)} and ${jsonencode(local.a)}"
+  }
+  assert {
+    condition     = parseint(local.a, 10) == 1
+    error_message = "no number"
+  }
+}
+`
+
+// secretExec is a command that prints the secret it is given, whole and by lines.
+const secretExec = `
+source "exec" "x" {
+  command            = ["sh", "-c", "echo out of the command; echo \"a $TOKEN b\"; printf '%s' \"$TOKEN\" >&2; echo done >$OUT/o; exit 0"]
+  outputs            = { o = "o" }
+  environment        = { TOKEN = var.secret }
+}
+`
+
 // secretScenario plants the secret and runs commands. What the user wrote down by hand may hold it, all else may not.
 type secretScenario struct {
 	hcl      string
@@ -142,6 +164,13 @@ func secretScenarios() map[string]secretScenario {
 		"fmt":                      {hcl: "locals {\na   = \"${var.secret}\"\n}", commands: []string{"fmt " + v}, shows: ""},
 		"default":                  {hcl: "variable \"o\" {\n sensitive = true\n default = env(\"PLACE\")\n}\nlocals { a = tonumber(var.o) }", env: []string{"PLACE=" + planted}, commands: []string{"validate", "inspect"}, fails: true, shows: "sensitive"},
 		"module":                   {hcl: "module \"m\" {\n source = \"./m\"\n inputs = { s = var.secret }\n}", files: map[string]string{"m/m.twinkeel.hcl": "variable \"s\" {}\nlocals { a = parseint(var.s, 10) }\n"}, commands: []string{"validate " + v, "inspect " + v}, fails: true, shows: "sensitive"},
+		"junit":                    {hcl: `locals { a = var.secret }`, files: map[string]string{"a.twinkeeltest.hcl": secretTest}, commands: []string{"test --verbose --json --junit-xml junit.xml " + v, "test --junit-xml junit.xml " + v}, fails: true, shows: "fail"},
+		"junit of a run":           {hcl: `locals { a = var.secret }`, files: map[string]string{"a.twinkeeltest.hcl": strings.Replace(secretTest, "{", "{\n variables = { secret = \""+`PLANTED-\"<s&crét>\\x$${1}%-/+`+"\" }", 1)}, commands: []string{"test --junit-xml junit.xml"}, fails: true, shows: "fail"},
+		"junit of several lines":   {hcl: `locals { a = var.secret }`, files: map[string]string{"a.twinkeeltest.hcl": secretTest}, env: []string{"TWINKEEL_VAR_secret=" + planted + "\nPLANTED-second"}, commands: []string{"test --junit-xml junit.xml"}, fails: true, shows: "fail"},
+		"exec":                     {hcl: secretExec, commands: []string{"build source.exec.x --progress plain " + v, "build source.exec.x --force --progress json " + v, "plan " + v}, shows: "out of the command"},
+		"exec of several lines":    {hcl: secretExec, env: []string{"TWINKEEL_VAR_secret=" + planted + "\nPLANTED-second"}, commands: []string{"build source.exec.x --progress plain", "build source.exec.x --force --log-level debug"}, shows: "out of the command"},
+		"exec that fails":          {hcl: strings.Replace(secretExec, "exit 0", "exit 1", 1), commands: []string{"build source.exec.x --json " + v, "build source.exec.x " + v}, fails: true, shows: "source.exec.x"},
+		"exec of lines that fails": {hcl: strings.Replace(secretExec, "exit 0", "exit 1", 1), env: []string{"TWINKEEL_VAR_secret=" + planted + "\nPLANTED-second"}, commands: []string{"build source.exec.x --json", "build source.exec.x"}, fails: true, shows: "source.exec.x"},
 		"unknown target":           {hcl: secretArtifact, commands: []string{"plan artifact.SECRET " + v}, fails: true, shows: "Nothing is called"},
 	}
 }
