@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
@@ -93,6 +94,9 @@ func ReadRecord(outDir string) (*Record, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return empty, nil
 	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return nil, &outDirError{outDir}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +124,18 @@ func (r *Record) write(outDir string) error {
 		return err
 	}
 	return durable.WriteFile(filepath.Join(outDir, RecordFile), append(text, '\n'), 0o644)
+}
+
+// outDirError says that something else has the name of the output directory.
+type outDirError struct{ dir string }
+
+func (e *outDirError) Error() string {
+	return fmt.Sprintf("%s is not a directory, and the outputs go into one of that name", e.dir)
+}
+
+// Hint says how to go on.
+func (e *outDirError) Hint() string {
+	return "move it away, or choose another: twinkeel { out_dir = ... }"
 }
 
 type damagedRecordError struct {
