@@ -145,6 +145,7 @@ func newEvaluator(ctx context.Context, p *Pipeline, fsys FileSystem, needVariabl
 		blocks: make(map[*block][]*instance), reported: make(map[string]bool), sources: &sources{},
 		callees: make(map[*block][]*module), calls: make(map[string]*call),
 	}
+	p.renewEffort()
 	if fsys != nil {
 		e.facts = &facts{ctx: ctx, fs: fsys, dir: p.dir, sources: e.sources}
 	}
@@ -203,19 +204,29 @@ func (e *evaluator) value(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalC
 
 func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalContext, bool) {
 	ctx := sc.functions
-	if e.work > maxWork {
+	if e.exhausted() {
 		return cty.NilVal, ctx, false
 	}
-	traversals := expr.Variables()
-	if len(traversals) > 0 {
-		var tooLarge bool
-		ctx, tooLarge = e.contextFor(traversals, sc)
-		if tooLarge {
-			e.report(fault("Value too large", fmt.Sprintf("The values that go in here have together more than %s.", formatSize(maxInputSize)), expr.Range().Ptr()))
+	fail := func(summary, detail string) (cty.Value, *hcl.EvalContext, bool) {
+		e.report(fault(summary, detail, expr.Range().Ptr()))
+		return cty.NilVal, ctx, false
+	}
+	if traversals := expr.Variables(); len(traversals) > 0 {
+		var size int
+		ctx, size = e.contextFor(traversals, sc)
+		switch {
+		case size > maxInputSize:
+			return fail("Value too large", fmt.Sprintf("The values that go in here have together more than %s.", formatSize(maxInputSize)))
+		case e.exhausted(): // by what this refers to, where it was reported
 			return cty.NilVal, ctx, false
+		case !e.pipeline.effort.take(size / 2 / bytesPerStep):
+			return fail("Too many steps", tooManySteps)
 		}
 	}
 	v, diags := safeValue(expr, ctx)
+	if e.pipeline.effort.spent() { // whatever try() made of it
+		return fail("Too many steps", tooManySteps)
+	}
 	if diags.HasErrors() {
 		for _, d := range diags {
 			e.report(d)
@@ -224,15 +235,16 @@ func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.Eva
 	}
 	size, reason := valueSize(v)
 	if e.work += size; e.work > maxWork {
-		e.report(fault("Pipeline too large", fmt.Sprintf("The values up to here have together more than %s.", formatSize(maxWork)), expr.Range().Ptr()))
-		return cty.NilVal, ctx, false
+		return fail("Pipeline too large", fmt.Sprintf("The values up to here have together more than %s.", formatSize(maxWork)))
 	}
 	if reason != "" {
-		e.report(fault("Value too large", reason, expr.Range().Ptr()))
-		return cty.NilVal, ctx, false
+		return fail("Value too large", reason)
 	}
 	return v, ctx, true
 }
+
+// exhausted tells that nothing more can be evaluated, which was reported.
+func (e *evaluator) exhausted() bool { return e.work > maxWork || e.pipeline.effort.spent() }
 
 // safeValue evaluates an expression. HCL and cty have panicked on odd values before; the process survives if they do so again.
 func safeValue(expr hcl.Expression, ctx *hcl.EvalContext) (v cty.Value, diags hcl.Diagnostics) {
@@ -284,10 +296,9 @@ func (t *tree) build() cty.Value {
 }
 
 // contextFor makes the context of one expression: only what it refers to is in it, so the work for a pipeline grows with
-// its references and not with their square.
-func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.EvalContext, tooLarge bool) {
+// its references and not with their square. It also returns the size of the values that are in it as a whole.
+func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.EvalContext, total int) {
 	roots := make(map[string]*tree)
-	total := 0
 	root := func(name string) *tree {
 		if roots[name] == nil {
 			roots[name] = &tree{}
@@ -339,7 +350,7 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 	for name, t := range roots {
 		ctx.Variables[name] = t.build()
 	}
-	return ctx, total > maxInputSize
+	return ctx, total
 }
 
 // symbol returns the value of a symbol, finding it when it is asked for the first time.

@@ -45,6 +45,7 @@ type Pipeline struct {
 	sources map[string]*module // read from a directory, by its absolute path
 	modules map[string]*module // instances by prefix, the root's included
 
+	effort    effort // what the evaluation that goes on may still do
 	secrets   map[string]bool
 	loadDiags hcl.Diagnostics
 	checked   *evaluator // the offline evaluation, once made
@@ -96,6 +97,7 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 		sources: make(map[string]*module),
 	}
 	p.modules = map[string]*module{"": p.module}
+	p.renewEffort()
 	for _, entry := range o.Environ {
 		if name, value, ok := strings.Cut(entry, "="); ok {
 			p.environ[name] = value
@@ -149,6 +151,7 @@ func (p *Pipeline) read(m *module, paths []string) (diags hcl.Diagnostics, fits 
 	for _, body := range bodies {
 		diags = append(diags, m.declare(body)...)
 	}
+	p.effort.meterJSON(m)
 	return diags, true
 }
 
@@ -239,6 +242,7 @@ func (p *Pipeline) parseFile(path string) (hcl.Body, hcl.Diagnostics) {
 	if file == nil || file.Body == nil {
 		return nil, diags
 	}
+	p.effort.meterBody(file.Body)
 	return file.Body, diags
 }
 

@@ -193,7 +193,8 @@ func (p *Pipeline) giveFile(path string) hcl.Diagnostics {
 			diags = append(diags, fault("Unexpected block", "A variable file holds values only."+hint, b.TypeRange.Ptr()))
 		}
 		if diags.HasErrors() {
-			return p.withoutLines(path, diags)
+			p.withoutLines(path, nil) // the messages hold nothing of it
+			return diags
 		}
 	}
 	attrs, attrDiags := body.JustAttributes()
@@ -349,6 +350,7 @@ func (e *evaluator) givenValue(v *variable, g *givenValue) (cty.Value, bool) {
 	if diags.HasErrors() {
 		return bad(" " + diags[0].Summary + ".")
 	}
+	e.pipeline.effort.meter(expr)
 	val, diags := expr.Value(nil)
 	if diags.HasErrors() {
 		return bad(" " + diags[0].Summary + ".")
@@ -360,7 +362,7 @@ func (e *evaluator) convertVariable(v *variable, val cty.Value, expr hcl.Express
 	if v.typeDefault != nil && !val.IsNull() {
 		val = v.typeDefault.Apply(val)
 	}
-	out, err := convert.Convert(val, v.typ)
+	out, err := unifyInto(val, v.typ)
 	if err != nil {
 		d := fault("Wrong value of variable", fmt.Sprintf("The %s of %s does not fit its type %s: %s.", what, v.name, typeexpr.TypeString(v.typ.WithoutOptionalAttributesDeep()), conversionError(err)), expr.Range().Ptr())
 		if !v.sensitive {
