@@ -33,6 +33,7 @@ type evaluator struct {
 	sources       *sources              // what source actions make
 	upgrading     bool                  // the lock file is about to be written, and not read
 	skipped       bool                  // some instance is not in only, and unknown
+	unchecked     bool                  // the condition of a check was not known
 	unready       bool                  // a value that is not known was needed
 	needVariables bool                  // a required variable without a value is an error
 	fakes         *fakes                // of a test; nil: none
@@ -874,28 +875,28 @@ func (e *evaluator) labelled(kinds []string, name string) string {
 	return ""
 }
 
-// assert checks a condition block; where it stands in the file is the subject unless one is given.
-func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.Range) {
+// assert checks a condition block, if what it is about is known; where it stands in the file is the subject unless one is given.
+func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.Range) (known bool) {
 	condition, message := c.attrs["condition"], c.attrs["error_message"]
 	if condition == nil || message == nil {
-		return
+		return true
 	}
 	sc := e.scopeIn(m)
 	v, ctx, ok := e.valueIn(condition.Expr, sc)
 	if !ok {
-		return
+		return true
 	}
 	v, _ = v.Unmark()
 	if !v.IsKnown() {
-		return
+		return false
 	}
 	out, p := tBool.convert(e, orNull(v))
 	if v.IsNull() || p != nil {
 		e.reportAt("Wrong type of value", "A condition is true or false.", condition.Expr, ctx)
-		return
+		return true
 	}
 	if out.True() {
-		return
+		return true
 	}
 	text := "The condition does not hold."
 	if m, _, ok := e.valueIn(message.Expr, sc); ok {
@@ -912,6 +913,7 @@ func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.R
 	d := fault(summary, text, subject)
 	d.Expression, d.EvalContext = condition.Expr, ctx
 	e.report(d)
+	return true
 }
 
 func orNull(v cty.Value) cty.Value {
@@ -965,7 +967,9 @@ func (e *evaluator) checks() {
 					e.report(fault("Wrong dynamic block", "Assertions cannot be dynamic.", n.rng.Ptr()))
 					continue
 				}
-				e.assert(m, n.content, "Check failed", nil)
+				if !e.assert(m, n.content, "Check failed", nil) {
+					e.unchecked = true
+				}
 			}
 		}
 	}

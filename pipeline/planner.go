@@ -65,6 +65,7 @@ func (e *evaluator) plan(targets []string) *Plan {
 	}
 	if len(targets) == 0 {
 		e.checks()
+		plan.Unchecked = e.unchecked
 	}
 	e.checkTogether(len(targets) == 0)
 	if e.failed() {
@@ -115,6 +116,20 @@ func (e *evaluator) plan(targets []string) *Plan {
 	plan.Actions = inOrder(plan.Actions)
 	e.checkOutputPaths(plan)
 	return plan
+}
+
+// CheckBuilt makes the checks of the pipeline again, with what a build made, by address. It returns what fails.
+func (p *Pipeline) CheckBuilt(ctx context.Context, fsys FileSystem, built map[string]BuiltFile) hcl.Diagnostics {
+	if p.loadDiags.HasErrors() {
+		return p.loadDiags
+	}
+	if fsys == nil {
+		fsys = OS{}
+	}
+	e := newEvaluator(ctx, p, fsys, true)
+	e.built = built
+	e.checks()
+	return slices.DeleteFunc(e.finish(), func(d *hcl.Diagnostic) bool { return d.Severity != hcl.DiagError }) // the plan warned
 }
 
 // CacheDir is where the pipeline wants its cache, absolute, as far as that is known offline; else the default.

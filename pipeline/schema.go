@@ -643,12 +643,12 @@ var moduleSchema = &blockSchema{
 
 var checkSchema = &blockSchema{
 	Kind: "check", Label: "name",
-	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Not checked when a plan is limited to some addresses, as image, push and rollout do by themselves.",
+	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Those about what a build makes, such as the size of an artifact, are made for what is up to date, and after a build for what it made: then what was built stays, and nothing is pushed. Not checked when a plan is limited to some addresses, as image, push and rollout do by themselves.",
 	Blocks: []*blockSchema{{
 		Kind: "assert", Min: 1,
 		Doc: "A condition.",
 		Attrs: []*attrSchema{
-			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well. What is known only after the build is not checked."},
+			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well. May refer to what a build makes, such as artifact.os.size; until it is known it is not checked."},
 			{Name: "error_message", Type: tString, Required: true, Doc: "What to tell when it is not."},
 		},
 	}},
