@@ -163,5 +163,8 @@ func Functions() []FunctionInfo {
 	return out
 }
 
+// LeftOutFunction tells why a function of other tools is not here, or returns "".
+func LeftOutFunction(name string) string { return leftOut[name] }
+
 // ReplacedFunction tells what to use in place of a function of other tools that is left out on purpose, or returns "".
 func ReplacedFunction(name string) string { return impure[name] }

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -230,6 +229,7 @@ func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.Eva
 	}
 	if diags.HasErrors() {
 		for _, d := range diags {
+			explainUnknownFunction(d, ctx)
 			e.report(d)
 		}
 		return cty.NilVal, ctx, false
@@ -450,7 +450,7 @@ func (e *evaluator) reportCycle(s symbol, from hcl.Range) {
 		if i+1 < len(cycle) {
 			next, at = cycle[i+1].symbol, cycle[i+1].from
 		}
-		fmt.Fprintf(&text, "  %s needs %s (%s:%d,%d)\n", w.symbol, next, filepath.Base(at.Filename), at.Start.Line, at.Start.Column)
+		fmt.Fprintf(&text, "  %s needs %s (%s:%d,%d)\n", w.symbol, next, e.pipeline.FileName(at.Filename), at.Start.Line, at.Start.Column)
 	}
 	e.report(fault("Cycle", strings.TrimRight(text.String(), "\n"), from.Ptr()))
 }

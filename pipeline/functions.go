@@ -118,6 +118,61 @@ var impure = map[string]string{
 	"random":        "a value from a variable",
 }
 
+// leftOut are functions of other tools that are not here for other reasons.
+var leftOut = map[string]string{
+	"env":              "The environment is an input, and inputs are variables: env() stands only in the default of a variable, whose value is then var.NAME.",
+	"rsadecrypt":       "Private keys are used by signers alone.",
+	"pathexpand":       "The home directory differs between those who build; use path.root or a variable.",
+	"cidrhost":         noAddresses,
+	"cidrnetmask":      noAddresses,
+	"cidrsubnet":       noAddresses,
+	"cidrsubnets":      noAddresses,
+	"cidrcontains":     noAddresses,
+	"base64gzip":       "Compressed bytes differ between versions of a library; artifacts and images compress what is in them.",
+	"base64gunzip":     "Compressed files are unpacked where they are used.",
+	"textencodebase64": noEncodings,
+	"textdecodebase64": noEncodings,
+}
+
+const (
+	noAddresses = "Nothing here needs networks to be divided; give addresses as variables."
+	noEncodings = "Texts are UTF-8; base64encode and base64decode take that."
+)
+
+// explainUnknownFunction says more about a function that does not exist than HCL, which knows neither what we left out nor
+// the names of a namespace.
+func explainUnknownFunction(d *hcl.Diagnostic, ctx *hcl.EvalContext) {
+	extra, ok := hcl.DiagnosticExtra[hclsyntax.FunctionCallUnknownDiagExtra](d)
+	if !ok {
+		return
+	}
+	name := extra.CalledFunctionNamespace() + extra.CalledFunctionName()
+	d.Summary, d.Detail = "Call to unknown function", fmt.Sprintf("There is no function %s.", shorten(name))
+	if why := leftOut[name]; why != "" {
+		d.Detail += " " + why
+		return
+	}
+	var names []string
+	for ; ctx != nil; ctx = ctx.Parent() {
+		for known := range ctx.Functions {
+			if impure[known] == "" {
+				names = append(names, known)
+			}
+		}
+	}
+	slices.Sort(names)
+	if best := closest(name, names); best != "" {
+		d.Detail += fmt.Sprintf(" Did you mean %s?", best)
+		return
+	}
+	for _, known := range names { // one that stands in another namespace, or in none
+		if known[strings.LastIndexByte(known, ':')+1:] == extra.CalledFunctionName() {
+			d.Detail += fmt.Sprintf(" Did you mean %s?", known)
+			return
+		}
+	}
+}
+
 func absent(name, instead string) function.Function {
 	return function.New(&function.Spec{
 		VarParam: &function.Parameter{Name: "arguments", Type: cty.DynamicPseudoType, AllowNull: true, AllowUnknown: true, AllowDynamicType: true, AllowMarked: true},

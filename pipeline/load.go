@@ -36,6 +36,7 @@ type Pipeline struct {
 	*module // the root
 
 	dir     string // absolute
+	root    string // as it was given, which the names of files begin with
 	version string // of the tool
 	layouts LayoutSolver
 	environ map[string]string
@@ -119,7 +120,7 @@ func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
 	if err != nil {
 		return hcl.Diagnostics{fault("Directory not found", sentence(err.Error()), nil)}
 	}
-	p.dir = abs
+	p.dir, p.root = abs, dir
 	paths, err := SourceFiles(dir)
 	if err != nil {
 		return hcl.Diagnostics{fault("No pipeline found", sentence(err.Error()), nil)}
@@ -157,6 +158,14 @@ func (p *Pipeline) read(m *module, paths []string) (diags hcl.Diagnostics, fits 
 
 // Dir is the pipeline's directory, absolute.
 func (p *Pipeline) Dir() string { return p.dir }
+
+// FileName is how messages call a file of the pipeline: relative to its root.
+func (p *Pipeline) FileName(file string) string {
+	if rel, err := filepath.Rel(p.root, file); err == nil {
+		return filepath.ToSlash(rel)
+	}
+	return file
+}
 
 // Files are the sources by the names that diagnostics use, values from the command line and the environment included.
 func (p *Pipeline) Files() map[string]*hcl.File { return p.files }

@@ -24,6 +24,9 @@ func (p *Pipeline) Outputs(ctx context.Context, o OutputOptions) ([]Output, hcl.
 	e.built, e.deployments = o.Built, o.Deployments
 	var outputs []Output
 	for _, b := range p.others["output"] {
+		if o.Name != "" && b.name != o.Name {
+			continue
+		}
 		v, out := e.output(b)
 		if v == cty.NilVal {
 			continue

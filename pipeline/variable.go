@@ -326,7 +326,11 @@ func (e *evaluator) givenValue(v *variable, g *givenValue) (cty.Value, bool) {
 	if !v.typed || v.typ.IsPrimitiveType() || v.typ == cty.DynamicPseudoType {
 		val, err := convert.Convert(cty.StringVal(g.text), v.typ)
 		if err != nil {
-			e.report(fault("Wrong value of variable", fmt.Sprintf("The variable %s is a %s; %s.", v.name, v.typ.FriendlyName(), err), g.rng.Ptr()))
+			given, example := fmt.Sprintf("%q", shorten(g.text)), map[cty.Type]string{cty.Number: "5", cty.Bool: "true"}[v.typ]
+			if v.sensitive {
+				given = "the sensitive text"
+			}
+			e.report(fault("Wrong value of variable", fmt.Sprintf("The variable %s is a %s, and %s is none. Write for instance \"%s=%s\".", v.name, v.typ.FriendlyName(), given, g.origin, example), g.rng.Ptr()))
 			return cty.NilVal, false
 		}
 		return val, true
