@@ -374,7 +374,7 @@ func readDynamic(raw *hcl.Block, parent *blockSchema, typ string) (*nestedBlock,
 	n := &nestedBlock{schema: s, rng: raw.DefRange, labelRng: raw.LabelRanges[0], dynamic: d}
 	if s.typed() { // which arguments there are is known with the label
 		if len(s.Types) != 1 {
-			return nil, hcl.Diagnostics{fault("Wrong dynamic block", fmt.Sprintf("A block %s cannot be dynamic.", s.Kind), raw.DefRange.Ptr())}
+			return nil, hcl.Diagnostics{fault("Wrong dynamic block", fmt.Sprintf("A block %s cannot be dynamic: its label says which arguments it has. Write it out; its arguments may be conditional.", s.Kind), raw.DefRange.Ptr())}
 		}
 		n.content, diags = readContent(d.raw, s, s.Types[0].Name)
 		return n, diags

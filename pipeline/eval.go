@@ -230,6 +230,11 @@ func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.Eva
 	if diags.HasErrors() {
 		for _, d := range diags {
 			explainUnknownFunction(d, ctx)
+			for _, twice := range []string{"..", "?."} { // HCL adds a stop to the text of any function
+				if strings.HasSuffix(d.Detail, twice) && !strings.HasSuffix(d.Detail, "...") {
+					d.Detail = strings.TrimSuffix(d.Detail, ".")
+				}
+			}
 			e.report(d)
 		}
 		return cty.NilVal, ctx, false
@@ -860,14 +865,18 @@ func (e *evaluator) resolveObject(v cty.Value) (address, kind string, ok bool) {
 
 // labelled implements [refResolver].
 func (e *evaluator) labelled(kinds []string, name string) string {
+	m := e.pipeline.module
+	if inst := e.blamed.instance; inst != nil {
+		m = inst.block.home
+	}
 	for _, kind := range kinds {
-		for _, b := range e.pipeline.byKind[kind] {
-			if b.name == name || b.address() == name || strings.TrimPrefix(b.address(), kind+".") == name {
-				return b.address()
+		for _, b := range m.byKind[kind] {
+			if b.name == name || b.local() == name || strings.TrimPrefix(b.local(), kind+".") == name {
+				return b.local()
 			}
 			if insts := e.blocks[b]; len(insts) == 1 {
 				if d, ok := insts[0].result.(*DeviceType); ok && d.Name == name {
-					return b.address()
+					return b.local()
 				}
 			}
 		}

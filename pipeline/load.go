@@ -46,7 +46,8 @@ type Pipeline struct {
 	sources map[string]*module // read from a directory, by its absolute path
 	modules map[string]*module // instances by prefix, the root's included
 
-	effort    effort // what the evaluation that goes on may still do
+	asked     map[string]bool // of asksFor
+	effort    effort          // what the evaluation that goes on may still do
 	secrets   map[string]bool
 	loadDiags hcl.Diagnostics
 	checked   *evaluator // the offline evaluation, once made

@@ -39,6 +39,9 @@ func (p *Pipeline) Plan(ctx context.Context, o PlanOptions) (*Plan, hcl.Diagnost
 		e = newEvaluator(ctx, p, fsys, true)
 		plan = e.plan(o.Targets)
 	}
+	if e.facts.decomposed != "" {
+		e.report(caution("File name in another form", fmt.Sprintf("%s is written in decomposed Unicode on this disk, as some systems do. It is found all the same; a copy elsewhere may have another name, and then other bytes in artifacts.", e.shown(e.facts.decomposed)), nil))
+	}
 	if err := ctx.Err(); err != nil {
 		e.diags = append(hcl.Diagnostics{fault("Interrupted", sentence(err.Error()), nil)}, e.diags...)
 	}
@@ -88,7 +91,9 @@ func (e *evaluator) plan(targets []string) *Plan {
 		}
 	}
 	for _, address := range keys(actions) {
-		e.addSourceEdges(actions[address])
+		a := actions[address]
+		a.DependsOn = slices.DeleteFunc(a.DependsOn, func(need string) bool { return actions[need] == nil }) // a source that makes nothing
+		e.addSourceEdges(a)
 	}
 	chosen := e.selectInstances(targets, all)
 	e.onlySources(targets, chosen)

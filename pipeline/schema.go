@@ -59,8 +59,9 @@ type exposedSchema struct {
 	Name  string
 	Doc   string
 	Type  cty.Type
-	Built bool   // known only after the build
-	Known string // from when, in the words of the reference; empty: see knownFrom
+	Of    []string // the types that have it; nil: all
+	Built bool     // known only after the build
+	Known string   // from when, in the words of the reference; empty: see knownFrom
 }
 
 func (s *blockSchema) typed() bool { return len(s.Types) > 0 }
@@ -168,11 +169,19 @@ func (s *blockSchema) objectType() cty.Type {
 	return cty.Object(types)
 }
 
-// attributeNames are what may follow a reference to a block of this kind, for suggestions.
-func (s *blockSchema) attributeNames() []string {
-	var names []string
-	for name := range s.object.AttributeTypes() {
-		names = append(names, name)
+// attributeNames are what may follow a reference to a block of this kind and type. The object has those of all types, null
+// where they make no sense.
+func (s *blockSchema) attributeNames(typ string) []string {
+	names := []string{"id"}
+	for _, a := range s.attrs(typ) {
+		if a.Name != metaDepends {
+			names = append(names, a.Name)
+		}
+	}
+	for _, x := range s.Exposes {
+		if (x.Of == nil || slices.Contains(x.Of, typ)) && !slices.Contains(names, x.Name) {
+			names = append(names, x.Name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -241,7 +250,7 @@ var sourceSchema = &blockSchema{
 			Name: "file", Doc: "A file, whoever made it.",
 			Attrs: []*attrSchema{
 				{Name: "path", Type: tPath, Required: true, Doc: "The file."},
-				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case. Not checked without."},
+				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case. Not checked without; references then see what it is."},
 			},
 		},
 		{
@@ -259,6 +268,7 @@ var sourceSchema = &blockSchema{
 				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case; by default what .twinkeel.lock.hcl says, which \"twinkeel init --upgrade\" writes."},
 				{Name: "headers", Type: mapOf(tString), Secret: true, Doc: "Headers of the request, such as { Authorization = \"Bearer ${var.token}\" }. They go to the host of the URL alone, also when that redirects to another."},
 				{Name: "max_size", Type: tSize, Default: number(16 * gib), Check: checkPositive, Doc: "How large the file may be."},
+				attrSourceDepends,
 			},
 		},
 		{
@@ -269,25 +279,26 @@ var sourceSchema = &blockSchema{
 				{Name: "inputs", Type: listOf(tPath), Doc: "What it reads: files, directories and globs, in which ** stands for any directories. When one of them changes the command runs again. Outputs of other sources in the command line count without being named."},
 				{Name: "environment", Type: mapOf(tString), Secret: true, Doc: "Further environment variables. Beside them the command sees PATH, HOME, LANG=C.UTF-8, TZ=UTC, SOURCE_DATE_EPOCH and OUT. A change makes it run again, but not of sensitive values."},
 				{Name: "dir", Type: tPath, Doc: "Where it runs; by default the pipeline's directory."},
+				attrSourceDepends,
 			},
 		},
 	},
 	Exposes: []exposedSchema{
-		{Name: "rootfs", Type: cty.String, Doc: "Path of the root file system (yocto)."},
-		{Name: "rootfs_type", Type: cty.String, Doc: "Kind of the root file system, one of rootfs_types (yocto)."},
-		{Name: "rootfs_size", Type: cty.Number, Doc: "Apparent size of the root file system in bytes (yocto)."},
-		{Name: "uboot_env", Type: cty.String, Doc: "Path of u-boot-initial-env, U-Boot's built-in variables as text, or null (yocto)."},
-		{Name: "manifest", Type: cty.String, Doc: "Path of the package manifest, or null (yocto)."},
-		{Name: "testdata", Type: cty.String, Doc: "Path of the .testdata.json file, or null (yocto)."},
-		{Name: "sbom", Type: cty.String, Doc: "Path of what a bill of materials can be made of: the build's SPDX document, else the package manifest, or null (yocto)."},
-		{Name: "packages", Type: cty.Map(cty.String), Doc: "Versions of the packages in the image, by name (yocto)."},
-		{Name: "distro_version", Type: cty.String, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
-		{Name: "build_id", Type: cty.String, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
-		{Name: "size", Type: cty.Number, Doc: "Size in bytes (file; http, when the file is there)."},
-		{Name: "rootfs_sha256", Type: cty.String, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
-		{Name: "variables", Type: cty.Map(cty.String), Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},
-		{Name: "files", Type: cty.List(cty.String), Doc: "Names of the files and links, relative to path, sorted (dir)."},
-		{Name: "tree_sha256", Type: cty.String, Doc: "SHA-256 over the names and contents of files; null as long as nothing in the pipeline names this attribute (dir)."},
+		{Name: "rootfs", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of the root file system (yocto)."},
+		{Name: "rootfs_type", Type: cty.String, Of: []string{"yocto"}, Doc: "Kind of the root file system, one of rootfs_types (yocto)."},
+		{Name: "rootfs_size", Type: cty.Number, Of: []string{"yocto"}, Doc: "Apparent size of the root file system in bytes (yocto)."},
+		{Name: "uboot_env", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of u-boot-initial-env, U-Boot's built-in variables as text, or null (yocto)."},
+		{Name: "manifest", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of the package manifest, or null (yocto)."},
+		{Name: "testdata", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of the .testdata.json file, or null (yocto)."},
+		{Name: "sbom", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of what a bill of materials can be made of: the build's SPDX document, else the package manifest, or null (yocto)."},
+		{Name: "packages", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Versions of the packages in the image, by name (yocto)."},
+		{Name: "distro_version", Type: cty.String, Of: []string{"yocto"}, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
+		{Name: "build_id", Type: cty.String, Of: []string{"yocto"}, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
+		{Name: "size", Type: cty.Number, Of: []string{"file", SourceHTTP}, Doc: "Size in bytes (file; http, when the file is there)."},
+		{Name: "rootfs_sha256", Type: cty.String, Of: []string{"yocto"}, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
+		{Name: "variables", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},
+		{Name: "files", Type: cty.List(cty.String), Of: []string{"dir"}, Doc: "Names of the files and links, relative to path, sorted (dir)."},
+		{Name: "tree_sha256", Type: cty.String, Of: []string{"dir"}, Doc: "SHA-256 over the names and contents of files; null as long as nothing in the pipeline names this attribute (dir)."},
 	},
 }
 
@@ -460,7 +471,10 @@ var signerSchema = &blockSchema{
 	},
 }
 
-var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout")), Doc: "What must be done first, beside what the block refers to anyway."}
+var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout", "source")), Doc: "What must be done first, beside what the block refers to anyway. A source that only says what is there needs nothing done."}
+
+// attrSourceDepends is for sources, which run before everything else.
+var attrSourceDepends = &attrSchema{Name: metaDepends, Type: listOf(refTo("source")), Doc: "Sources that must have run first, beside those whose outputs it reads."}
 
 var payloadSchema = &blockSchema{
 	Kind: "payload", Label: "type", Min: 1, Max: 1,
