@@ -61,7 +61,7 @@ func (m *metered) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 }
 
 // meter puts meters into an expression or a body, where its loops and conditionals are.
-func (f *effort) meter(node hclsyntax.Node) { hclsyntax.Walk(node, &meterWalker{effort: f}) }
+func (f *effort) meter(node hclsyntax.Node) { _ = hclsyntax.Walk(node, &meterWalker{effort: f}) }
 
 // meterBody does so for native syntax.
 func (f *effort) meterBody(body hcl.Body) {

@@ -294,6 +294,7 @@ var sourceSchema = &blockSchema{
 		{Name: "packages", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Versions of the packages in the image, by name (yocto)."},
 		{Name: "distro_version", Type: cty.String, Of: []string{"yocto"}, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
 		{Name: "build_id", Type: cty.String, Of: []string{"yocto"}, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
+		{Name: "path", Type: cty.String, Of: []string{SourceHTTP}, Doc: "Path of the file (http)."},
 		{Name: "size", Type: cty.Number, Of: []string{"file", SourceHTTP}, Doc: "Size in bytes (file; http, when the file is there)."},
 		{Name: "rootfs_sha256", Type: cty.String, Of: []string{"yocto"}, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
 		{Name: "variables", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},

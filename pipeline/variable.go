@@ -193,7 +193,7 @@ func (p *Pipeline) giveFile(path string) hcl.Diagnostics {
 			diags = append(diags, fault("Unexpected block", "A variable file holds values only."+hint, b.TypeRange.Ptr()))
 		}
 		if diags.HasErrors() {
-			p.withoutLines(path, nil) // the messages hold nothing of it
+			_ = p.withoutLines(path, nil) // the messages hold nothing of it
 			return diags
 		}
 	}
