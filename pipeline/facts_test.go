@@ -140,3 +140,36 @@ func TestUnknownInJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestDependsOnSources: sources run before what names them, also when it reads nothing of theirs.
+func TestDependsOnSources(t *testing.T) {
+	t.Parallel()
+	dir := write(t, map[string]string{"f": "1"})
+	_, plan, text := planned(t, dir, forSources+`
+source "file" "f" { path = "f" }
+source "exec" "first" {
+  command = ["true"]
+  outputs = { a = "a" }
+}
+source "exec" "second" {
+  command    = ["true"]
+  outputs    = { a = "a" }
+  depends_on = [source.exec.first, source.file.f]
+}
+artifact "a" {
+  name         = "a-1"
+  device_types = [device_type.d]
+  payload "m" { file = "f" }
+  depends_on = [source.exec.second, source.file.f]
+}
+`, LoadOptions{})
+	if plan == nil {
+		t.Fatal(text)
+	}
+	if got := strings.Join(addresses(plan), " "); got != "source.exec.first source.exec.second artifact.a" {
+		t.Errorf("the plan is %s", got)
+	}
+	if needs := plan.Actions[2].DependsOn; len(needs) != 1 || needs[0] != "source.exec.second" {
+		t.Errorf("the artifact needs %v", needs)
+	}
+}

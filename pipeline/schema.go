@@ -38,6 +38,7 @@ type typeSchema struct {
 	Doc    string
 	Attrs  []*attrSchema
 	Blocks []*blockSchema
+	Also   []string // what it exposes by the names of arguments of other types
 }
 
 // attrSchema describes an argument.
@@ -173,6 +174,9 @@ func (s *blockSchema) objectType() cty.Type {
 // where they make no sense.
 func (s *blockSchema) attributeNames(typ string) []string {
 	names := []string{"id"}
+	if t := s.typeNamed(typ); t != nil {
+		names = append(names, t.Also...)
+	}
 	for _, a := range s.attrs(typ) {
 		if a.Name != metaDepends {
 			names = append(names, a.Name)
@@ -262,7 +266,7 @@ var sourceSchema = &blockSchema{
 			},
 		},
 		{
-			Name: "http", Doc: "A file from a server. It is fetched when something is built that needs it, once, and checked before anybody sees it.",
+			Name: "http", Also: []string{"path"}, Doc: "A file from a server. It is fetched when something is built that needs it, once, and checked before anybody sees it.",
 			Attrs: []*attrSchema{
 				{Name: "url", Type: tString, Required: true, Check: checkFetchURL, Doc: "Where it is: https, or http together with sha256."},
 				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case; by default what .twinkeel.lock.hcl says, which \"twinkeel init --upgrade\" writes."},
@@ -294,7 +298,6 @@ var sourceSchema = &blockSchema{
 		{Name: "packages", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Versions of the packages in the image, by name (yocto)."},
 		{Name: "distro_version", Type: cty.String, Of: []string{"yocto"}, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
 		{Name: "build_id", Type: cty.String, Of: []string{"yocto"}, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
-		{Name: "path", Type: cty.String, Of: []string{SourceHTTP}, Doc: "Path of the file (http)."},
 		{Name: "size", Type: cty.Number, Of: []string{"file", SourceHTTP}, Doc: "Size in bytes (file; http, when the file is there)."},
 		{Name: "rootfs_sha256", Type: cty.String, Of: []string{"yocto"}, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
 		{Name: "variables", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},
