@@ -228,12 +228,13 @@ func guard(p *Pipeline, name string, fn function.Function) function.Function {
 			if !want.IsCollectionType() {
 				continue
 			}
-			var err error
-			if out[i], err = unifyInto(v, want); err != nil && q.Type.IsCollectionType() {
+			same, err := unifyInto(v, want)
+			switch {
+			case err == nil:
+				out[i] = same
+			case q.Type.IsCollectionType() || elements(v) > maxTypes:
 				return nil, function.NewArgError(i, err)
-			} else if err != nil {
-				out[i] = v // the function has its own words for it
-			}
+			} // else the function has its own words for it
 		}
 		return out, nil
 	}
