@@ -75,6 +75,12 @@ $(GOLANGCI):
 race: ## tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -short ./...
 
+.PHONY: nand
+nand: ## a UBI image on the simulated NAND flash of a virtual machine
+	@scripts/packages.sh nand
+	@scripts/nand-kernel.sh .tools/nand-kernel
+	TWINKEEL_NAND_KERNEL=$(CURDIR)/.tools/nand-kernel $(GO) test -count=1 -v ./test/nand
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)

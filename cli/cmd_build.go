@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ type buildOptions struct {
 	force       bool
 	parallelism int
 	noExec      bool
+	unsigned    bool
 }
 
 func (o *buildOptions) addFlags(c *cobra.Command) {
@@ -44,17 +46,15 @@ whoever builds a pipeline runs its commands, unless --no-exec is given. Ctrl-C r
 	}
 	o.addFlags(c)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only show what would be built, and why")
+	c.Flags().BoolVar(&o.unsigned, "unsigned", false, "leave out the signatures, for \"twinkeel sign\" on the machine that has the key")
 	return c
 }
 
 // runDryBuild shows the plan of what runBuild would make.
 func (a *app) runDryBuild(ctx context.Context, o buildOptions, targets []string, kinds ...pipeline.Kind) error {
-	plan, steps, err := a.decide(ctx, targets, o.force, kinds...)
+	plan, steps, err := a.decideBuild(ctx, o, targets, kinds...)
 	if err != nil {
 		return err
-	}
-	if len(steps) == 0 {
-		return noBlockError(kinds[len(kinds)-1])
 	}
 	if err := a.checkUpToDate(ctx, plan, steps); err != nil {
 		return err
@@ -62,14 +62,55 @@ func (a *app) runDryBuild(ctx context.Context, o buildOptions, targets []string,
 	return a.showPlan(plan, steps)
 }
 
+// decideBuild is decide for what a command builds, of which there must be something.
+func (a *app) decideBuild(ctx context.Context, o buildOptions, targets []string, kinds ...pipeline.Kind) (*pipeline.Plan, []*build.Step, error) {
+	_, plan, err := a.planOf(ctx, targets, kinds...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(plan.Actions) == 0 {
+		return nil, nil, noBlockError(kinds[len(kinds)-1])
+	}
+	if o.unsigned {
+		if err := unsign(plan); err != nil {
+			return nil, nil, err
+		}
+	}
+	steps, err := a.decideSteps(ctx, plan, o.force)
+	return plan, steps, err
+}
+
+// unsign leaves the signers out of a plan's artifacts.
+func unsign(plan *pipeline.Plan) error {
+	return eachArtifact(plan, func(artifact *pipeline.Artifact) error {
+		if artifact.Provenance {
+			return &build.ActionError{Address: artifact.Address, Err: errors.New("its statement of provenance is signed when it is built, so it cannot be built unsigned")}
+		}
+		artifact.Signer = nil
+		return nil
+	})
+}
+
+// eachArtifact lets change make another artifact of each that the plan makes.
+func eachArtifact(plan *pipeline.Plan, change func(*pipeline.Artifact) error) error {
+	for _, action := range plan.Actions {
+		if action.Artifact == nil {
+			continue
+		}
+		other := *action.Artifact
+		if err := change(&other); err != nil {
+			return err
+		}
+		action.Artifact = &other
+	}
+	return nil
+}
+
 // runBuild makes the outputs of the given kinds and prints them.
 func (a *app) runBuild(ctx context.Context, o buildOptions, targets []string, kinds ...pipeline.Kind) error {
-	plan, steps, err := a.decide(ctx, targets, o.force, kinds...)
+	plan, steps, err := a.decideBuild(ctx, o, targets, kinds...)
 	if err != nil {
 		return err
-	}
-	if len(steps) == 0 {
-		return noBlockError(kinds[len(kinds)-1])
 	}
 	record, err := a.make(ctx, o, plan, steps)
 	if err != nil {
@@ -161,8 +202,16 @@ func (a *app) printOutputs(record *build.Record, steps []*build.Step) error {
 		case s.Verb == build.VerbCached:
 			state = "up to date"
 		}
-		t.add(s.Action.Address, state, out.Path, size(out.Size), "sha256:"+out.SHA256[:12])
+		t.add(s.Action.Address, state, out.Path, size(out.Size), shortDigest(out))
 	}
 	t.print(a.stdout)
 	return nil
+}
+
+// shortDigest is the beginning of an output's digest. A large image has one that leaves out its zeros.
+func shortDigest(out *build.Output) string {
+	if out.SHA256 == "" {
+		return "sparse-sha256:" + out.SparseSHA256[:min(12, len(out.SparseSHA256))]
+	}
+	return "sha256:" + out.SHA256[:min(12, len(out.SHA256))]
 }

@@ -129,6 +129,7 @@ func (s *consoleSession) eval(ctx context.Context, expr string) error {
 	if len(diags) > 0 {
 		a.stdout.flush() // errors and values in their order
 		a.reportDiagnostics(diags, s.console.Files())
+		a.flushReport()
 		a.stderr.flush()
 	}
 	if diags.HasErrors() {

@@ -29,6 +29,7 @@ type flashOptions struct {
 	yes               bool
 	file, partition   bool
 	noVerify, delta   bool
+	raw               bool
 }
 
 func (a *app) flashCommand() *cobra.Command {
@@ -68,6 +69,7 @@ answer, --yes with --serial, once for each device, stands in; a device that has 
 	f.StringArrayVar(&o.serials, "serial", nil, "`serial` number of a device that may be overwritten (may be repeated)")
 	f.BoolVar(&o.file, "file", false, "take files as targets, too; they are made, or grow to the image's size")
 	f.BoolVar(&o.partition, "partition", false, "the targets are partitions")
+	f.BoolVar(&o.raw, "raw", false, "take an IMAGE that is neither a disk nor a file system, such as a boot loader")
 	f.BoolVar(&o.noVerify, "no-verify", false, "do not read back what was written")
 	f.BoolVar(&o.delta, "delta", false, "read the device first and write only what differs")
 	f.Var((*notEmpty)(&o.log), "log", "append a line of JSON for each device to this `file`")
@@ -154,7 +156,7 @@ func inspectDisks(host flash.System, o flashOptions, names []string) ([]*flash.D
 }
 
 func openImage(o flashOptions, path string) (*flash.Image, error) {
-	options := flash.ImageOptions{Bmap: o.bmap, NoBmap: o.noBmap, SHA256: o.sha256}
+	options := flash.ImageOptions{Bmap: o.bmap, NoBmap: o.noBmap, SHA256: o.sha256, Raw: o.raw}
 	if len(o.keys) > 0 {
 		keyring, err := verify.LoadKeyring(o.keys)
 		if err != nil {

@@ -25,6 +25,7 @@ import (
 func (a *app) imageCommands() []*cobra.Command {
 	return []*cobra.Command{
 		a.imageMapCommand(), a.imageVerifyCommand(), a.imageLsCommand(), a.imageCatCommand(), a.imageExtractCommand(), a.imageDiffCommand(),
+		a.imageSetEnvCommand(), a.imageReplaceSlotCommand(), a.imageResizeCommand(), a.imageProvisionCommand(),
 	}
 }
 
@@ -108,6 +109,9 @@ func (a *app) runImageMap(ctx context.Context, o imageMapOptions, name string) e
 		return err
 	}
 	if o.svg != "" {
+		if m.Table == imaging.TableUBI {
+			return fmt.Errorf("%s is raw flash, of which there is no picture: UBI decides where the blocks of a volume are", name)
+		}
 		if err := notOver("--svg", o.svg, name); err != nil {
 			return err
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/twinkeel/twinkeel/imaging/inspect"
 	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/internal/unpack"
+	"github.com/twinkeel/twinkeel/pipeline"
 	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
@@ -60,18 +61,11 @@ func (a *app) runImageVerify(ctx context.Context, o imageVerifyOptions, name str
 		return usagef("--fsck takes auto, always or never, not %q", o.fsck)
 	}
 	v := inspect.VerifyOptions{Check: o.fsck, NoDigests: o.noDigests}
-	im, err := a.imageAt(ctx, name)
+	name, im, planned, err := a.builtImage(ctx, name)
 	if err != nil {
 		return err
 	}
-	var planned *imaging.Map
 	if im != nil {
-		if planned, err = build.ImageMap(im); err != nil {
-			return err
-		}
-		if name = relative(im.Path); !exists(im.Path) {
-			return &hintedError{fmt.Sprintf("%s is not built", im.Address), "twinkeel image '" + im.Address + "'"}
-		}
 		v.Environment = build.EnvironmentLocations(im, planned)
 	}
 	d, err := a.openDisk(ctx, name)
@@ -111,6 +105,28 @@ func (a *app) runImageVerify(ctx context.Context, o imageVerifyOptions, name str
 		return &exitError{exitVerify, nil}
 	}
 	return err
+}
+
+// builtImage is the file of an image block, with its layout, when name is the address of one; else name is that of a file. An image
+// of raw flash is none of a disk.
+func (a *app) builtImage(ctx context.Context, name string) (path string, im *pipeline.Image, planned *imaging.Map, err error) {
+	im, err = a.imageAt(ctx, name)
+	if err != nil || im == nil {
+		return name, nil, nil, err
+	}
+	if planned, err = build.ImageMap(im); err != nil {
+		return "", nil, nil, err
+	}
+	if planned.Table == imaging.TableUBI {
+		return "", nil, nil, &hintedError{
+			fmt.Sprintf("%s is a UBI image for raw flash, and this command is for disks", im.Address),
+			"on the device: ubiattach checks what is on the flash, ubiupdatevol changes a volume",
+		}
+	}
+	if !exists(im.Path) {
+		return "", nil, nil, &hintedError{fmt.Sprintf("%s is not built", im.Address), "twinkeel image '" + im.Address + "'"}
+	}
+	return relative(im.Path), im, planned, nil
 }
 
 func exists(path string) bool {
@@ -217,11 +233,17 @@ func (a *app) checkDigests(ctx context.Context, d *inspect.Disk, report *inspect
 			expected[name+".sha256"] = strings.ToLower(fields[0])
 		}
 	}
-	if record, sum := recordedDigest(name); sum != "" {
-		expected[record] = sum
+	var findings []inspect.Finding
+	if record, made := recorded(name); made != nil && made.SparseSHA256 != "" {
+		var err error
+		if findings, err = checkSparse(ctx, name, record, made.SparseSHA256); err != nil {
+			return nil, err
+		}
+	} else if made != nil && made.SHA256 != "" {
+		expected[record] = made.SHA256
 	}
 	if len(expected) == 0 {
-		return nil, nil
+		return findings, nil
 	}
 	sum := report.SHA256
 	if !d.Plain() {
@@ -230,16 +252,33 @@ func (a *app) checkDigests(ctx context.Context, d *inspect.Disk, report *inspect
 			return nil, err
 		}
 	}
-	var out []inspect.Finding
 	for _, who := range sortedNames(expected) {
 		if expected[who] != sum {
-			out = append(out, inspect.Finding{
-				Code: inspect.CodeDigest, Severity: inspect.SeverityError, Place: name,
-				Text: fmt.Sprintf("its SHA-256 is %s, but %s says %s", sum, who, expected[who]), Hint: "it was changed after it was made",
-			})
+			findings = append(findings, changedSince(name, "SHA-256", sum, who, expected[who]))
 		}
 	}
-	return out, nil
+	return findings, nil
+}
+
+// checkSparse compares a large raw image with the record of the build that made it.
+func checkSparse(ctx context.Context, name, record, want string) ([]inspect.Finding, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	got, err := imaging.SparseSHA256(ctx, f)
+	if err != nil || got == want {
+		return nil, err
+	}
+	return []inspect.Finding{changedSince(name, "SHA-256 without its zeros", got, record, want)}, nil
+}
+
+func changedSince(name, what, sum, who, want string) inspect.Finding {
+	return inspect.Finding{
+		Code: inspect.CodeDigest, Severity: inspect.SeverityError, Place: name,
+		Text: fmt.Sprintf("its %s is %s, but %s says %s", what, sum, who, want), Hint: "it was changed after it was made",
+	}
 }
 
 func sortedNames(m map[string]string) []string {
@@ -251,11 +290,11 @@ func sortedNames(m map[string]string) []string {
 	return names
 }
 
-// recordedDigest is what the record of a build, out/twinkeel.json, says of an image in out/images.
-func recordedDigest(name string) (record, sum string) {
+// recorded is what the record of a build, out/twinkeel.json, says of an image in out/images.
+func recorded(name string) (record string, out *build.Output) {
 	path, err := filepath.Abs(name)
 	if err != nil {
-		return "", ""
+		return "", nil
 	}
 	for _, dir := range []string{filepath.Dir(path), filepath.Dir(filepath.Dir(path))} {
 		r, err := build.ReadRecord(dir)
@@ -265,11 +304,11 @@ func recordedDigest(name string) (record, sum string) {
 		for _, out := range r.Outputs {
 			// Paths in it are relative to the pipeline's directory, which is above.
 			if inside := filepath.FromSlash(out.Path); strings.HasSuffix(path, string(filepath.Separator)+inside) {
-				return relative(filepath.Join(dir, build.RecordFile)), out.SHA256
+				return relative(filepath.Join(dir, build.RecordFile)), out
 			}
 		}
 	}
-	return "", ""
+	return "", nil
 }
 
 func (a *app) printReport(r *inspect.Report) {

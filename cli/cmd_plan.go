@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,7 +32,7 @@ changed meanwhile, nothing. The file holds no values, only digests; still, where
 keep it as carefully as those.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runPlan(cmd.Context(), o, args) },
 	}
-	c.Flags().BoolVar(&o.detailedExitCode, "detailed-exitcode", false, "exit with 2 when there is something to build")
+	c.Flags().BoolVar(&o.detailedExitCode, "detailed-exitcode", false, "exit with 2 when there is something to build or a rollout to start; with --server, one that is not there yet")
 	c.Flags().BoolVar(&o.force, "force", false, "plan to build everything again")
 	c.Flags().BoolVar(&o.server, "server", false, "ask the servers what they know of the rollouts")
 	c.Flags().StringVar(&o.out, "out", "", "write the plan to a `file` for apply")
@@ -67,7 +68,7 @@ func (a *app) runPlan(ctx context.Context, o planOptions, targets []string) erro
 	if o.out != "" {
 		a.notef("The plan is in %s; carry it out with the same --var: twinkeel apply %s\n", o.out, o.out)
 	}
-	if o.detailedExitCode && count(steps).toMake() > 0 {
+	if o.detailedExitCode && (count(steps).toMake() > 0 || startable(steps, servers)) {
 		return &exitError{code: exitUsage}
 	}
 	return nil
@@ -90,6 +91,17 @@ func (o *planOptions) lookAtServers(ctx context.Context, plan *pipeline.Plan) (m
 		states[action.Address] = state
 	}
 	return states, nil
+}
+
+// startable tells whether a rollout would be started: one that no server was asked about counts.
+func startable(steps []*build.Step, servers map[string]*build.ServerState) bool {
+	return slices.ContainsFunc(steps, func(s *build.Step) bool {
+		if s.Verb != build.VerbStart {
+			return false
+		}
+		state := servers[s.Action.Address]
+		return state == nil || state.DeploymentID == "" || state.ArtifactName != s.Action.Rollout.Artifacts[0].Name
+	})
 }
 
 // noteServers says what servers know of the plan's rollouts.

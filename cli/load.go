@@ -21,6 +21,7 @@ func (a *app) loadOptions() pipeline.LoadOptions {
 func (a *app) load() (*pipeline.Pipeline, error) {
 	p, diags := pipeline.Load(a.loadOptions())
 	if p != nil {
+		a.pipeline = p
 		a.hide(p)
 		a.logPipeline(p)
 	}
@@ -89,9 +90,14 @@ func (a *app) decide(ctx context.Context, targets []string, force bool, kinds ..
 	if err != nil {
 		return nil, nil, err
 	}
+	steps, err := a.decideSteps(ctx, plan, force)
+	return plan, steps, err
+}
+
+func (a *app) decideSteps(ctx context.Context, plan *pipeline.Plan, force bool) ([]*build.Step, error) {
 	steps, err := build.Decide(ctx, plan, force)
 	a.logSteps(steps)
-	return plan, steps, err
+	return steps, err
 }
 
 // planOf plans the targets and keeps the actions of the given kinds, with what they need. Without targets the whole

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"sync"
 
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/twinkeel/twinkeel/internal/diag"
 	"github.com/twinkeel/twinkeel/internal/durable"
 )
 
@@ -29,18 +33,38 @@ func (a *app) giveJSON(v any, indent bool) (done bool, err error) {
 // printJSON is for results that are always JSON.
 func (a *app) printJSON(v any) error { return writeJSON(a.stdout, v, true) }
 
-// jsonError is an error with --json.
-type jsonError struct {
-	Error string `json:"error"`
-	Hint  string `json:"hint,omitempty"`
+// held are the diagnostics that go out as one report of JSON when the command ends.
+type held struct {
+	mu    sync.Mutex
+	diags hcl.Diagnostics
+	files map[string]*hcl.File
 }
 
-// errorAsJSON is asJSON for errors, which go to stderr.
-func (a *app) errorAsJSON(e jsonError) (done bool) {
-	if a.jsonInto != nil {
-		_ = writeJSON(a.jsonInto, e, false)
+func (h *held) add(files map[string]*hcl.File, diags ...*hcl.Diagnostic) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.diags = append(h.diags, diags...)
+	if files != nil {
+		h.files = files
 	}
-	return a.global.json && writeJSON(a.stderr, e, false) == nil
+}
+
+// wantsJSON tells that diagnostics are wanted as JSON, by --json or --json-into.
+func (a *app) wantsJSON() bool { return a.global.json || a.jsonInto != nil }
+
+// flushReport gives out what was held: on stderr with --json, and to the file of --json-into.
+func (a *app) flushReport() {
+	if len(a.held.diags) == 0 {
+		return
+	}
+	report := diag.NewReport(a.held.diags, a.held.files)
+	a.held.diags = nil
+	if a.jsonInto != nil {
+		_ = writeJSON(a.jsonInto, report, true)
+	}
+	if a.global.json {
+		_ = writeJSON(a.stderr, report, true)
+	}
 }
 
 func writeJSON(w io.Writer, v any, indent bool) error {

@@ -37,8 +37,10 @@ func Run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		err = fmt.Errorf("writing the result: %w", app.stdout.err)
 	}
 	app.reportError(ctx, err)
+	app.flushReport()
 	if lost := app.closeJSONFile(); lost != nil {
 		app.reportError(ctx, lost)
+		app.flushReport()
 		err = errors.Join(err, lost)
 	}
 	code := exitCode(ctx, err)
@@ -55,6 +57,9 @@ type app struct {
 	stderr *redactedWriter
 	ui     ui
 
+	pipeline *pipeline.Pipeline // that was loaded; nil: none
+
+	held     held         // diagnostics for JSON
 	jsonInto *jsonFile    // of --json-into; nil: none
 	log      *slog.Logger // never nil
 	logFile  *logFile     // of TWINKEEL_LOG_PATH; nil: none
@@ -119,7 +124,7 @@ The main job:
 		&cobra.Group{ID: groupLook, Title: "Files and keys:"},
 		&cobra.Group{ID: groupServer, Title: "Server and devices:"})
 	for _, c := range []*cobra.Command{
-		a.initCommand(), a.importCommand(), a.validateCommand(), a.testCommand(), a.fmtCommand(), a.planCommand(), a.buildCommand(), a.imageCommand(),
+		a.initCommand(), a.importCommand(), a.validateCommand(), a.testCommand(), a.fmtCommand(), a.planCommand(), a.buildCommand(), a.signCommand(), a.verifyCommand(), a.imageCommand(),
 		a.flashCommand(), a.pushCommand(),
 		a.rolloutCommand(), a.applyCommand(), a.outputCommand(),
 		a.inspectCommand(), a.graphCommand(), a.consoleCommand(), a.schemaCommand(), a.functionsCommand(),

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -74,6 +75,7 @@ func TestScripts(t *testing.T) {
 			"isjson":    isJSON,
 			"tokenfile": tokenFile,
 			"https":     serveHTTPS,
+			"readubi":   readUBI,
 		},
 	})
 }
@@ -135,10 +137,11 @@ func mkdeploy(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// mkimg FILE makes 6 MiB that begin and end with noise, and sets DIGEST to its SHA-256.
+// mkimg FILE makes 6 MiB that begin with boot code and noise and end with noise, and sets DIGEST to its SHA-256.
 func mkImg(ts *testscript.TestScript, _ bool, args []string) {
 	b := make([]byte, 6<<20)
 	rand.NewChaCha8([32]byte{1}).Read(b[:1<<20])
+	b[510], b[511] = 0x55, 0xaa
 	rand.NewChaCha8([32]byte{2}).Read(b[len(b)-3000:])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
 	ts.Setenv("DIGEST", fmt.Sprintf("%x", sha256.Sum256(b)))
@@ -235,4 +238,31 @@ func serveHTTPS(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("SSL_CERT_FILE", ca)
 	ts.Setenv("URL", server.URL)
 	ts.Setenv("TWINKEEL_VAR_url", server.URL)
+}
+
+// readubi IMAGE writes the content of each volume of a UBI image with erase blocks of 128 KiB to a file of the volume's name. It
+// prints the names, with what the volume table says.
+func readUBI(ts *testscript.TestScript, _ bool, args []string) {
+	const peb, layoutVolume, record = 128 << 10, 0x7fffefff, 172
+	if len(args) != 1 {
+		ts.Fatalf("usage: readubi IMAGE")
+	}
+	image, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	be := binary.BigEndian
+	volumes := make(map[uint32][]byte)
+	for ; len(image) >= peb; image = image[peb:] {
+		header := image[be.Uint32(image[16:]):]
+		id := be.Uint32(header[8:])
+		volumes[id] = append(volumes[id], image[be.Uint32(image[20:]):peb]...)
+	}
+	for id, table := uint32(0), volumes[layoutVolume]; id < 128; id, table = id+1, table[record:] {
+		length := be.Uint16(table[14:])
+		if length == 0 {
+			continue
+		}
+		name := string(table[16:][:length])
+		fmt.Fprintln(ts.Stdout(), id, name, map[byte]string{1: "dynamic", 2: "static"}[table[12]], map[byte]string{1: "autoresize"}[table[144]])
+		ts.Check(os.WriteFile(ts.MkAbs(name), volumes[id], 0o644))
+	}
 }

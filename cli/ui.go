@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/twinkeel/twinkeel/internal/diag"
+	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
 // ui knows what the streams can show.
@@ -114,6 +115,12 @@ func (a *app) notef(format string, args ...any) {
 }
 
 func (a *app) warnf(format string, args ...any) {
+	if a.wantsJSON() {
+		a.held.add(nil, &hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: fmt.Sprintf(format, args...)})
+	}
+	if a.global.json {
+		return
+	}
 	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.yellow("twinkeel: warning:"), fmt.Sprintf(format, args...))
 }
 
@@ -146,10 +153,7 @@ func (a *app) reportError(ctx context.Context, err error) {
 		err = chosen.err
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		if a.errorAsJSON(jsonError{Error: "interrupted"}) {
-			return
-		}
-		fmt.Fprintf(a.stderr, "%s\n", a.ui.err.yellow("twinkeel: interrupted"))
+		a.sayError("interrupted", "", nil)
 		return
 	}
 	var diags *diagnosticsError
@@ -158,27 +162,56 @@ func (a *app) reportError(ctx context.Context, err error) {
 		return
 	}
 	hint := hintOf(err)
-	if a.errorAsJSON(jsonError{err.Error(), hint}) {
+	if hint == "" && isUsage(err) {
+		hint = "twinkeel --help"
+	}
+	a.sayError(err.Error(), hint, a.placeOf(err))
+}
+
+// sayError says what went wrong and what to do about it, and names the block of the pipeline, if it is about one.
+func (a *app) sayError(text, hint string, place *hcl.Range) {
+	if a.wantsJSON() {
+		a.held.add(a.files(), &hcl.Diagnostic{Severity: hcl.DiagError, Summary: text, Detail: hint, Subject: place})
+	}
+	if a.global.json {
 		return
 	}
-	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.red("twinkeel: error:"), printable(err.Error()))
+	if text == "interrupted" {
+		fmt.Fprintf(a.stderr, "%s\n", a.ui.err.yellow("twinkeel: interrupted"))
+		return
+	}
+	fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.red("twinkeel: error:"), printable(text))
+	if place != nil {
+		fmt.Fprintf(a.stderr, "  on %s line %d\n", printable(place.Filename), place.Start.Line)
+	}
 	if hint != "" {
 		fmt.Fprintf(a.stderr, "%s %s\n", a.ui.err.cyan("hint:"), printable(hint))
-	} else if isUsage(err) {
-		fmt.Fprintf(a.stderr, "%s twinkeel --help\n", a.ui.err.cyan("hint:"))
 	}
 }
 
+// placeOf finds the block of the pipeline that an error is about.
+func (a *app) placeOf(err error) *hcl.Range {
+	var action *build.ActionError
+	if a.pipeline == nil || !errors.As(err, &action) {
+		return nil
+	}
+	return a.pipeline.PlaceOf(action.Address)
+}
+
+func (a *app) files() map[string]*hcl.File {
+	if a.pipeline == nil {
+		return nil
+	}
+	return a.pipeline.Files()
+}
+
 func (a *app) reportDiagnostics(diags hcl.Diagnostics, files map[string]*hcl.File) {
-	report := diag.NewReport(diags, files)
-	if a.jsonInto != nil {
-		_ = writeJSON(a.jsonInto, report, true)
+	if a.wantsJSON() {
+		a.held.add(files, diags...)
 	}
-	if a.global.json {
-		_ = writeJSON(a.stderr, report, true)
-		return
+	if !a.global.json {
+		a.printDiagnostics(diags, files)
 	}
-	a.printDiagnostics(diags, files)
 }
 
 // printDiagnostics writes diagnostics for people.

@@ -231,7 +231,7 @@ func (m *Map) drawTable(b *strings.Builder, areas []area, width int) {
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			if i == 4 && narrow {
+			if i == 4 && narrow || i == 2 && m.Table == TableUBI {
 				continue
 			}
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
@@ -247,6 +247,10 @@ func (m *Map) drawTable(b *strings.Builder, areas []area, width int) {
 			text = append(text[:width-1], '…')
 		}
 		b.WriteString(string(text) + "\n")
+	}
+	if m.Table == TableUBI {
+		fmt.Fprintf(b, "flash: room for %s, UBI, logical erase blocks of %d bytes\n", FormatSize(m.Size), m.SectorSize)
+		return
 	}
 	fmt.Fprintf(b, "disk: %s, %s, %d-byte sectors\n", FormatSize(m.Size), m.Table, m.SectorSize)
 	if m.Damaged != "" {

@@ -135,7 +135,7 @@ func TestProbe(t *testing.T) {
 	}{
 		"nothing":         {make(memory, 4096), Filesystem{}},
 		"empty":           {memory{}, Filesystem{}},
-		"ext4":            {ext, Filesystem{Kind: "ext4", Size: 3 * 1024, Label: "a\ufffd[31mb"}},
+		"ext4":            {ext, Filesystem{Kind: "ext4", Size: 3 * 1024, Block: 1024, Label: "a\ufffd[31mb"}},
 		"squashfs":        {at(96, 0, "hsqs"), Filesystem{Kind: "squashfs"}},
 		"erofs":           {at(4096, 1024, "\xe2\xe1\xf5\xe0"), Filesystem{Kind: "erofs"}},
 		"swap":            {at(4096, 4086, "SWAPSPACE2"), Filesystem{Kind: "swap"}},

@@ -25,6 +25,9 @@ const maxReadEntries = 1024
 // an MBR, as Linux sees it, even if an old GPT is still there. Reserves are not on the disk and not in the map, and
 // neither are the names of partitions in an MBR. The source may be hostile; without a whole table the error is [ErrNoTable].
 func ReadMap(r io.ReaderAt, size int64) (*Map, error) {
+	if isUBI(r, size) {
+		return nil, ErrUBI
+	}
 	head, headErr := readMBRSector(r, size)
 	if headErr == nil && !head.protects() {
 		m, err := readMBR(r, size, head)

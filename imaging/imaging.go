@@ -30,6 +30,7 @@ const (
 	FilesystemSquashFS = "squashfs" // copied only
 	FilesystemEROFS    = "erofs"    // copied only
 	FilesystemNone     = "none"     // raw bytes, or nothing
+	FilesystemUBIFS    = "ubifs"    // of a volume of a UBI; made from a tree, or copied
 )
 
 // Layout is a disk before it has offsets. The zero value of an optional field means its default.
@@ -59,7 +60,8 @@ type GPTOptions struct {
 
 // Reserve is an area at a fixed place outside every partition, for what a boot ROM or a boot loader looks for there.
 //
-// One at offset 0 with at most 440 bytes is the boot code of the first sector; the table keeps the rest of that sector.
+// One at offset 0 with at most 440 bytes is the boot code of the first sector; the table keeps the rest of that sector. A
+// file of a whole sector fills it with its beginning.
 type Reserve struct {
 	Name   string
 	Offset int64
@@ -112,7 +114,8 @@ type Image struct {
 	Epoch time.Time
 	// Outputs are written in the same pass, beside the raw image: a block map, compressed forms, other formats.
 	Outputs []Output
-	// Digests asks for the SHA-256 of the image, of every content and of every output.
+	// Digests asks for the SHA-256 of the image, of every content and of every output. What has more than MaxWholeDigest
+	// gets none, since that would cost time for its zeros, and the image a SparseSHA256 instead.
 	Digests bool
 	// Progress is told how much of the work is done, in bytes. It may be nil.
 	Progress func(done, total int64)
@@ -120,12 +123,14 @@ type Image struct {
 
 // Result says what Write has made.
 type Result struct {
-	Map     *Map            `json:"map"`
-	Size    int64           `json:"size"`             // of the raw image, whether it was kept or not
-	SHA256  string          `json:"sha256,omitempty"` // of the raw image
-	Areas   []AreaDigest    `json:"areas,omitempty"`  // with Digests, in the order of their places
-	Mapped  int64           `json:"mapped,omitempty"` // bytes that the block map has
-	Outputs []WrittenOutput `json:"outputs,omitempty"`
+	Map    *Map   `json:"map"`
+	Size   int64  `json:"size"`             // of the raw image, whether it was kept or not
+	SHA256 string `json:"sha256,omitempty"` // of the raw image
+	// SparseSHA256 is in the place of SHA256 where the raw image is larger than MaxWholeDigest; see [SparseSHA256].
+	SparseSHA256 string          `json:"sparse_sha256,omitempty"`
+	Areas        []AreaDigest    `json:"areas,omitempty"`  // with Digests, in the order of their places
+	Mapped       int64           `json:"mapped,omitempty"` // bytes that the block map has
+	Outputs      []WrittenOutput `json:"outputs,omitempty"`
 }
 
 // AreaDigest is the digest of what fills a partition or reserve: of the file system or file itself, without the zeros
@@ -133,7 +138,7 @@ type Result struct {
 type AreaDigest struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
+	SHA256 string `json:"sha256,omitempty"` // none of more than MaxWholeDigest
 }
 
 // Content fills one area: with a file, with bytes, or with a file system that is made from a directory or an archive, to

@@ -16,6 +16,7 @@ const (
 	kib = int64(1) << 10
 
 	defaultAlignment = mib
+	defaultSector    = int64(512)
 	maxAlignment     = int64(1) << 30
 	maxSize          = int64(1) << 56 // keeps every sum of this package inside 63 bits
 )
@@ -155,7 +156,7 @@ func (r *resolver) checkHead() error {
 	if !slices.Contains(tableNames, r.table) {
 		return refuse("partition tables are "+strings.Join(tableNames, ", "), "unknown partition table %q", r.Table)
 	}
-	r.sector = cmp.Or(r.SectorSize, 512)
+	r.sector = cmp.Or(r.SectorSize, defaultSector)
 	if r.sector != 512 && r.sector != 4096 {
 		return refuse("sectors have 512 or 4096 bytes", "a sector of %d bytes", r.sector)
 	}

@@ -38,6 +38,14 @@ const mke2fsConfig = `[defaults]
 // smallExt4 is the size below which blocks of 1 KiB waste less.
 const smallExt4 = 32 * mib
 
+// ext4Block is the block size of a new file system. The kernel mounts none whose blocks are smaller than the disk's sectors.
+func ext4Block(size, sector int64) int64 {
+	if size < smallExt4 && sector <= kib {
+		return kib
+	}
+	return 4 * kib
+}
+
 // makeExt4 makes an ext4 file system in f, filled with the tree. mke2fs reads the tree from a staging directory, where
 // everything belongs to the caller; normalize then sets types, owners, modes and times inside the file system.
 func (img *Image) makeExt4(ctx context.Context, f *os.File, dir string, r Region, tree []TreeFile) error {
@@ -48,13 +56,14 @@ func (img *Image) makeExt4(ctx context.Context, f *os.File, dir string, r Region
 	if err := os.WriteFile(config, []byte(mke2fsConfig), 0o600); err != nil { //nolint:forbidigo // scratch for mke2fs, removed with its folder
 		return err
 	}
-	block, ratio := 4096, 16384
+	block := ext4Block(r.Size, img.sector())
+	ratio := 16384 // bytes for each inode
 	if r.Size < smallExt4 {
-		block, ratio = 1024, 4096
+		ratio = 4096
 	}
 	seed := identifier(img.Seed, "hash-seed", r.Name).String()
 	args := []string{
-		"-q", "-F", "-t", "ext4", "-b", strconv.Itoa(block), "-i", strconv.Itoa(ratio), "-m", "1", "-U", r.FilesystemUUID,
+		"-q", "-F", "-t", "ext4", "-b", strconv.FormatInt(block, 10), "-i", strconv.Itoa(ratio), "-m", "1", "-U", r.FilesystemUUID,
 		"-E", "hash_seed=" + seed + ",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,no_copy_xattrs", "-d", dir,
 	}
 	if r.Label != "" {

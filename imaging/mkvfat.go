@@ -15,10 +15,7 @@ const mtoolsBatch = 200
 // makeVFAT makes a FAT file system in f, filled with the tree, in an order of its own and not in that of the host's
 // directories.
 func (img *Image) makeVFAT(ctx context.Context, f *os.File, dir string, r Region, tree []TreeFile) error {
-	sector := img.Layout.SectorSize
-	if sector == 0 {
-		sector = 512
-	}
+	sector := img.sector()
 	args := []string{
 		"--invariant", "-i", strings.ReplaceAll(r.FilesystemUUID, "-", ""), "-S", strconv.FormatInt(sector, 10),
 		// Where the partition begins: boot code that reads the FAT adds it to every sector number.

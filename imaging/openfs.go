@@ -50,52 +50,10 @@ func OpenFilesystem(r io.ReaderAt, size int64) (files fs.FS, kind string, err er
 	case f.Kind != "":
 		return nil, f.Kind, fmt.Errorf("it is %s, whose files cannot be read here: %w", f.Kind, errors.ErrUnsupported)
 	}
-	if kind = recognise(r, size); kind != "" {
+	if kind, _ = Recognise(r, size); kind != "" {
 		return nil, kind, fmt.Errorf("it is %s, whose files cannot be read here: %w", kind, errors.ErrUnsupported)
 	}
 	return nil, "", fmt.Errorf("it is no file system that is known here: %w", errors.ErrUnsupported)
-}
-
-// recognise names what cannot be opened, for the message.
-func recognise(r io.ReaderAt, size int64) string {
-	for _, m := range []struct {
-		at          int64
-		magic, what string
-	}{
-		{0x10040, "_BHRfS_M", "btrfs"},
-		{0, "UBI#", "a UBI image"},
-		{0, "\x31\x18\x10\x06", "UBIFS"},
-		{1024, "\x10\x20\xf5\xf2", "f2fs"},
-		{0, "XFSB", "xfs"},
-		{0, "\x85\x19", "jffs2"},
-		{0, "\x45\x3d\xcd\x28", "cramfs"},
-		{0, "-rom1fs-", "romfs"},
-		{3, "EXFAT   ", "exfat"},
-		{3, "NTFS    ", "ntfs"},
-		{0x8001, "CD001", "iso9660"},
-		{0, "\x3a\xff\x26\xed", "an Android sparse image"},
-		{512, "EFI PART", "a disk with a partition table (GPT)"},
-		{4096, "EFI PART", "a disk with a partition table (GPT)"},
-		{257, "ustar", "a tar archive"},
-		{0, "070701", "a cpio archive"},
-		{0, "PK\x03\x04", "a zip archive"},
-		{0, "\x04\x22\x4d\x18", "compressed with lz4"},
-		{0, "\x89LZO", "compressed with lzop"},
-		{0, "\xd0\x0d\xfe\xed", "a device tree or FIT image"},
-		{0, "\x27\x05\x19\x56", "a U-Boot image"},
-		{0, "ANDROID!", "an Android boot image"},
-		{0, "\x7fELF", "an ELF program"},
-		{510, "\x55\xaa", "a disk with a partition table (MBR)"},
-	} {
-		b := make([]byte, len(m.magic))
-		if m.at+int64(len(b)) > size {
-			continue
-		}
-		if n, err := r.ReadAt(b, m.at); n == len(b) && (err == nil || errors.Is(err, io.EOF)) && string(b) == m.magic {
-			return m.what
-		}
-	}
-	return ""
 }
 
 // Limits of what is read from vfat and squashfs.

@@ -331,6 +331,8 @@ func (img *Image) sizedLayout() (*Layout, error) {
 	return &l, nil
 }
 
+func (img *Image) sector() int64 { return cmp.Or(img.Layout.SectorSize, defaultSector) }
+
 // makes tells whether Write makes the region's file system, rather than copying it or leaving it out.
 func (img *Image) makes(r Region) bool {
 	if r.Kind != KindPartition || (r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT) {

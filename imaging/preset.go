@@ -17,6 +17,7 @@ type PresetInfo struct {
 	DeviceBase string `json:"device_base"` // what partition numbers are appended to
 	TotalSize  int64  `json:"total_size"`  // of the medium the layout is made for
 	SlotSize   int64  `json:"slot_size"`   // as much as a root file system can have
+	Bootloader string `json:"bootloader"`  // u-boot, grub-efi or grub-bios
 	// Environment is where U-Boot keeps its variables; without U-Boot there is none.
 	Environment *PresetEnvironment `json:"environment,omitempty"`
 	// Files are what belongs into reserves, as the variables name it.
@@ -91,6 +92,14 @@ func Preset(name string, vars map[string]string) (*Layout, *PresetInfo, error) {
 	b := &presetBuilder{
 		preset: p, vars: variables{given: vars, defaults: p.defaults},
 		layout: &Layout{Table: p.table}, info: &PresetInfo{Name: name},
+	}
+	switch {
+	case b.has("mender-uboot"):
+		b.info.Bootloader = "u-boot"
+	case b.has("mender-bios"):
+		b.info.Bootloader = "grub-bios"
+	default:
+		b.info.Bootloader = "grub-efi"
 	}
 	steps := []func(){b.medium, b.bootloader, b.slots, b.partitions, b.identities}
 	if p.convert {
@@ -201,6 +210,8 @@ func (b *presetBuilder) medium() {
 	case b.alignment < kib || b.alignment%kib != 0 || b.alignment > maxAlignment:
 		v.refuse("use a multiple of 1024, such as 8388608", "MENDER_PARTITION_ALIGNMENT is %s, which is not a whole number of KiB up to %s",
 			FormatSize(b.alignment), FormatSize(maxAlignment))
+	case strings.HasPrefix(b.info.Device, "ubi"):
+		v.refuse("write the layout out, with a block ubi", "MENDER_STORAGE_DEVICE is %s, which is raw flash, but %s is a disk", b.info.Device, b.info.Name)
 	case b.data == 0:
 		v.refuse("", "MENDER_DATA_PART_SIZE_MB is 0, but updates need a data partition")
 	}
@@ -223,7 +234,9 @@ func (b *presetBuilder) bootloader() {
 	end := b.first
 	if b.has("mender-uboot") {
 		if env := b.environment(); env.Size > 0 {
-			b.layout.Reserves = append(b.layout.Reserves, env)
+			if b.info.Environment.Reserve != "" { // else its place on the disk stays free
+				b.layout.Reserves = append(b.layout.Reserves, env)
+			}
 			end = env.Offset
 			b.first = alignUp(env.Offset+env.Size, b.alignment)
 		}
@@ -292,6 +305,8 @@ func (b *presetBuilder) environment() Reserve {
 	case start%b.alignment != 0:
 		v.refuse(moveTo(start, b.alignment), "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET is %s, which is not a multiple of MENDER_PARTITION_ALIGNMENT (%s)",
 			FormatSize(start), FormatSize(b.alignment))
+	case emmc != 0 && b.info.Device == "":
+		v.refuse("set MENDER_STORAGE_DEVICE", "MENDER_UBOOT_CONFIG_SYS_MMC_ENV_PART is %d, but the variables do not name the device that has this boot area", emmc)
 	case emmc != 0:
 		env.Reserve, env.Device = "", fmt.Sprintf("%sboot%d", b.info.Device, emmc-1)
 		b.note("U-Boot keeps its environment in the boot area %s, which is not part of an image", env.Device)

@@ -245,7 +245,7 @@ func TestPresetVariables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.DiskID != "1234abcd" || info.Environment.Device != "/dev/mmcblk0boot0" || l.Reserves[1].Offset != 1024 || l.Reserves[1].Size != 8*mib-1024 {
+	if l.DiskID != "1234abcd" || info.Environment.Device != "/dev/mmcblk0boot0" || len(l.Reserves) != 1 || l.Reserves[0].Offset != 1024 || l.Reserves[0].Size != 8*mib-1024 {
 		t.Errorf("%s, %+v, %+v", l.DiskID, info.Environment, l.Reserves)
 	}
 }

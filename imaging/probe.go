@@ -16,8 +16,24 @@ type Filesystem struct {
 	Label string
 	UUID  string
 	Size  int64 // of the file system by its own account; 0: unknown
+	// Block is the least the file system reads and writes: a block, or a sector of vfat. The kernel mounts none where it is
+	// less than a sector of the disk. 0: unknown, or any will do.
+	Block int64
 	// Compressed names the compression ("gzip", "xz", "zstd", "bzip2") of what may be a compressed file system.
 	Compressed string
+}
+
+// Unfit says why the file system cannot be mounted on a disk with sectors of that size, and what to do; nothing when it can.
+func (f Filesystem) Unfit(sector int64) (reason, advice string) {
+	if f.Block == 0 || f.Block >= sector {
+		return "", ""
+	}
+	unit, option := "blocks", "b"
+	if f.Kind == FilesystemVFAT {
+		unit, option = "sectors", "S"
+	}
+	return fmt.Sprintf("the %s file system has %s of %d bytes, and Linux mounts no such one on a disk whose sectors have %d", f.Kind, unit, f.Block, sector),
+		fmt.Sprintf("make it with mkfs.%s -%s %d", f.Kind, option, sector)
 }
 
 // Probe looks at the first bytes of a file system. What it reports is a claim of those bytes and nothing more.
@@ -37,12 +53,16 @@ func Probe(r io.ReaderAt, size int64) (Filesystem, error) {
 	}
 	le := binary.LittleEndian
 	switch super := head[1024:2048]; {
+	case le.Uint32(head) == ubifsMagic && head[20] == ubifsSuperblock:
+		return Filesystem{
+			Kind: FilesystemUBIFS, UUID: formatUUID(head[ubifsUUID:ubifsUUIDEnd]), Size: clampSize(uint64(le.Uint32(head[ubifsLEB:])) * uint64(le.Uint32(head[ubifsLEBs:]))),
+		}, nil
 	case le.Uint16(super[0x38:]) == 0xef53:
 		return probeExt4(super), nil
 	case le.Uint32(super) == 0xe0f5e1e2:
 		f := Filesystem{Kind: FilesystemEROFS, UUID: formatUUID(super[48:64]), Label: cString(super[64:80])}
 		if bits := super[12]; bits >= 9 && bits <= 16 {
-			f.Size = int64(le.Uint32(super[36:])) << bits
+			f.Size, f.Block = int64(le.Uint32(super[36:]))<<bits, 1<<bits
 		}
 		return f, nil
 	case bytes.HasPrefix(head, []byte("hsqs")):
@@ -61,7 +81,8 @@ func probeExt4(super []byte) Filesystem {
 		blocks |= uint64(le.Uint32(super[0x150:])) << 32
 	}
 	if shift := le.Uint32(super[0x18:]); shift <= 6 && blocks < 1<<44 {
-		f.Size = int64(blocks) * int64(1024<<shift)
+		f.Block = 1024 << shift
+		f.Size = int64(blocks) * f.Block
 	}
 	return f
 }
@@ -88,7 +109,7 @@ func probeFAT(head []byte) Filesystem {
 	}
 	id := head[extended+3:]
 	f := Filesystem{
-		Kind: FilesystemVFAT, Size: sectors * int64(sector),
+		Kind: FilesystemVFAT, Size: sectors * int64(sector), Block: int64(sector),
 		UUID:  fmt.Sprintf("%02X%02X-%02X%02X", id[3], id[2], id[1], id[0]),
 		Label: cString(head[extended+7 : extended+18]),
 	}

@@ -19,6 +19,11 @@ var tools = []struct{ name, pkg string }{
 	{"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"}, {"mkfs.vfat", "dosfstools"}, {"mcopy", "mtools"}, {"mmd", "mtools"},
 }
 
+// editTools are those that only changing an image needs.
+var editTools = []struct{ name, pkg string }{
+	{"e2fsck", "e2fsprogs"}, {"resize2fs", "e2fsprogs"},
+}
+
 // flashTools are those for raw flash, which only WriteUBI needs.
 var flashTools = []struct{ name, pkg string }{
 	{"ubinize", "mtd-utils"}, {"mkfs.ubifs", "mtd-utils"},
@@ -52,8 +57,8 @@ func (e *ToolError) Hint() string {
 	return "apt-get install " + e.Package
 }
 
-// full tells whether the program ran out of room inside the file system it was filling.
-func (e *ToolError) full() bool {
+// Full tells whether the program ran out of room inside the file system it was filling.
+func (e *ToolError) Full() bool {
 	if errors.Is(e.Err, syscall.ENOSPC) {
 		return false
 	}
@@ -86,7 +91,7 @@ func findTool(name string) (string, error) {
 			return path, nil
 		}
 	}
-	for _, t := range append(slices.Clone(tools), flashTools...) {
+	for _, t := range slices.Concat(tools, editTools, flashTools) {
 		if t.name == name {
 			return "", &ToolError{Tool: name, Package: t.pkg, Err: err}
 		}
@@ -102,11 +107,18 @@ func (img *Image) runTool(ctx context.Context, dir string, env []string, name st
 
 // runToolOutput also returns what the program said.
 func (img *Image) runToolOutput(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
+	return RunTool(ctx, dir, img.epochSeconds(), env, name, args...)
+}
+
+// RunTool runs one of the programs that make and change file systems, in dir, at a time in seconds since 1970 if it asks for
+// one, with nothing of the caller's environment that could change what it does. It returns what the program said; the
+// error is a [*ToolError].
+func RunTool(ctx context.Context, dir string, seconds int64, env []string, name string, args ...string) (string, error) {
 	path, err := findTool(name)
 	if err != nil {
 		return "", err
 	}
-	epoch := strconv.FormatInt(img.epochSeconds(), 10)
+	epoch := strconv.FormatInt(seconds, 10)
 	var output bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = dir

@@ -15,8 +15,9 @@ import (
 	"unicode/utf8"
 )
 
-// checkTree refuses what cannot be put into the region's file system, before anything is written.
-func checkTree(r Region, tree []TreeFile) error {
+// checkTree refuses what cannot be put into the region's file system, which has blocks of that size, before anything is
+// written.
+func checkTree(r Region, block int64, tree []TreeFile) error {
 	seen := make(map[string]TreeFile)
 	bad := func(t TreeFile, format string, args ...any) error {
 		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("%q: ", t.Path) + fmt.Sprintf(format, args...)}
@@ -43,7 +44,7 @@ func checkTree(r Region, tree []TreeFile) error {
 			return bad(t, "%q is also listed, and vfat does not tell them apart", other.Path)
 		}
 		seen[key(name)] = t
-		if err := checkTreeFile(t, name, vfat, r.Size); err != "" {
+		if err := checkTreeFile(t, name, vfat, block); err != "" {
 			return bad(t, "%s", err)
 		}
 		if t.Source != "" {
@@ -76,7 +77,7 @@ func checkTree(r Region, tree []TreeFile) error {
 }
 
 // checkTreeFile returns what is wrong with one entry, or nothing.
-func checkTreeFile(t TreeFile, name string, vfat bool, size int64) string {
+func checkTreeFile(t TreeFile, name string, vfat bool, block int64) string {
 	kinds := 0
 	for _, set := range []bool{t.Source != "", t.Data != nil, t.Link != "", t.HardLink != ""} {
 		if set {
@@ -108,7 +109,7 @@ func checkTreeFile(t TreeFile, name string, vfat bool, size int64) string {
 	case vfat && t.Link != "":
 		return "vfat has no symbolic links"
 	}
-	if reason := checkXattrs(t.Xattrs, size); reason != "" {
+	if reason := checkXattrs(t.Xattrs, block); reason != "" {
 		return reason
 	}
 	for _, part := range strings.Split(name, "/") {
@@ -137,11 +138,8 @@ const (
 var xattrName = regexp.MustCompile(`^(user|security|trusted)\.[A-Za-z0-9._-]+$|^system\.posix_acl_(access|default)$`)
 
 // checkXattrs wants names that ext4 has, and no more bytes than fit beside an inode: one block.
-func checkXattrs(xattrs map[string]string, size int64) string {
-	room := 4096 - 64
-	if size < smallExt4 {
-		room = 1024 - 64
-	}
+func checkXattrs(xattrs map[string]string, block int64) string {
+	room := int(block) - 64
 	for name, value := range xattrs {
 		if len(name) > 255 || !xattrName.MatchString(name) {
 			return fmt.Sprintf("the extended attribute %q cannot be stored in ext4", name)
@@ -207,8 +205,11 @@ func completeTree(tree []TreeFile) []TreeFile {
 		out = append(out, t)
 	}
 	slices.SortFunc(out, func(a, b TreeFile) int {
-		if a.Path == "." || b.Path == "." {
-			return cmp.Compare(len(a.Path), len(b.Path)) // the root before all
+		switch "." { // the root before all
+		case a.Path:
+			return -1
+		case b.Path:
+			return 1
 		}
 		return slices.Compare(strings.Split(a.Path, "/"), strings.Split(b.Path, "/"))
 	})
@@ -218,7 +219,11 @@ func completeTree(tree []TreeFile) []TreeFile {
 // stage puts the tree into a directory of the host. Modes, owners and times are not those of the tree: an ordinary user cannot
 // set them all, so they are set in the finished file system.
 func stage(ctx context.Context, dir string, tree []TreeFile) error {
-	linked := make(map[string]bool)
+	return stageLinked(ctx, dir, tree, make(map[string]bool))
+}
+
+// stageLinked is stage with the sources that have got another name, or with none that may get one.
+func stageLinked(ctx context.Context, dir string, tree []TreeFile, linked map[string]bool) error {
 	for _, t := range tree {
 		if t.HardLink != "" {
 			continue
@@ -255,7 +260,7 @@ func stage(ctx context.Context, dir string, tree []TreeFile) error {
 // stageFile gives the source another name in place of copying it, where the file system lets that be. Never twice for one
 // file: mke2fs would make it one file with two names.
 func stageFile(target string, t TreeFile, linked map[string]bool) error {
-	if t.Source != "" {
+	if t.Source != "" && linked != nil {
 		if id := fileID(t.Source); id != "" && !linked[id] {
 			linked[id] = true
 			if os.Link(t.Source, target) == nil {

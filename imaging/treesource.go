@@ -30,7 +30,7 @@ func (img *Image) checkContent(ctx context.Context, r Region, c Content) error {
 			return &ContentError{Name: r.Name, Reason: c.Tar + " is not a regular file"}
 		}
 	}
-	return checkTree(r, c.Tree)
+	return checkTree(r, ext4Block(r.Size, img.sector()), c.Tree)
 }
 
 // tree is all that is to be in the region's file system, complete and checked. The files of an archive are put into the
@@ -57,7 +57,7 @@ func (img *Image) tree(ctx context.Context, spool string, r Region, report func(
 	if r.Filesystem == FilesystemVFAT {
 		all = withoutLinks(all)
 	}
-	if err := checkTree(r, all); err != nil {
+	if err := checkTree(r, ext4Block(r.Size, img.sector()), all); err != nil {
 		return nil, err
 	}
 	return completeTree(all), nil
@@ -108,6 +108,21 @@ func withoutLinks(tree []TreeFile) []TreeFile {
 		tree[i].Xattrs = nil
 	}
 	return tree
+}
+
+// ReadTree lists a directory as [Content].Dir takes it.
+func ReadTree(ctx context.Context, dir string) ([]TreeFile, error) { return treeOfDir(ctx, dir) }
+
+// CheckTree refuses a tree that cannot be put into a partition, as [Write] does before it begins.
+func (m *Map) CheckTree(partition string, tree []TreeFile) error {
+	r, ok := m.Find(partition)
+	if !ok {
+		return unknownArea(m, partition)
+	}
+	if r.Filesystem == FilesystemVFAT {
+		tree = withoutLinks(tree)
+	}
+	return checkTree(r, ext4Block(r.Size, m.SectorSize), tree)
 }
 
 // treeOfDir lists a directory of the host. Times are left out: they are those of a checkout or a copy.

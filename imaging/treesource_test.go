@@ -366,3 +366,19 @@ func TestCompressedFile(t *testing.T) {
 		t.Errorf("%v, want a TooLargeError", err)
 	}
 }
+
+// TestRootComesFirst: also before names that are as short as its own.
+func TestRootComesFirst(t *testing.T) {
+	t.Parallel()
+	for _, names := range [][]string{{"a", "b", "c"}, {"a"}, {"-", "~", "!"}} {
+		var tree []TreeFile
+		for _, name := range names {
+			tree = append(tree, TreeFile{Path: name})
+		}
+		for range 20 { // the order of a map
+			if first := completeTree(tree)[0].Path; first != "." {
+				t.Fatalf("%v: %q is first", names, first)
+			}
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/twinkeel/twinkeel/internal/unpack"
 )
@@ -16,7 +17,7 @@ import (
 // looked at in an order in which no stream gives them.
 
 // looksPacked tells whether a file is compressed where a file system is wanted, and checks what the first bytes claim.
-func looksPacked(r *Region, path string, f *os.File, size int64) (bool, error) {
+func looksPacked(r *Region, sector int64, path string, f *os.File, size int64) (bool, error) {
 	found, err := Probe(f, size)
 	if err != nil || r.Filesystem == FilesystemNone {
 		return false, err
@@ -49,7 +50,7 @@ func looksPacked(r *Region, path string, f *os.File, size int64) (bool, error) {
 		return false, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the file system in " + path, Need: claim.Size, Size: r.Size}
 	}
 	// Whether all of it is there is seen when it is unpacked.
-	return true, identify(r, "what is in "+path, sliceReader(head[:n]), max(claim.Size, int64(n)))
+	return true, identify(r, sector, "what is in "+path, sliceReader(head[:n]), max(claim.Size, int64(n)))
 }
 
 func unpackError(r *Region, path string, err error) error {
@@ -120,30 +121,18 @@ func (s *source) unpackTo(ctx context.Context, out *os.File, base int64, report 
 		return 0, unpackError(&s.region, s.path, err)
 	}
 	defer in.Close()
-	buf := make([]byte, copyChunk)
-	size := int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
+	size, err := CopyStream(ctx, out, base, in, report)
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, syscall.ENOSPC) {
 			return 0, err
 		}
-		n, err := readChunk(in, buf)
-		if werr := writeSparse(out, buf[:n], base+size); werr != nil {
-			return 0, werr
-		}
-		size += int64(n)
-		report(int64(n))
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return 0, unpackError(&s.region, s.path, err)
-		}
+		return 0, unpackError(&s.region, s.path, err)
 	}
 	if err := s.check(f); err != nil {
 		return 0, err
 	}
 	r := s.region
-	return size, identify(&r, "what is in "+s.path, io.NewSectionReader(out, base, size), size)
+	return size, identify(&r, s.sector, "what is in "+s.path, io.NewSectionReader(out, base, size), size)
 }
 
 // readChunk fills buf as far as it can, so that blocks of zeros are seen whole. Unlike io.ReadFull it does not take the

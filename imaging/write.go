@@ -77,6 +77,7 @@ func (e *SpaceError) Hint() string {
 // source is a content that has been looked at: where its bytes are and how many.
 type source struct {
 	region Region
+	sector int64  // of the disk
 	path   string // of a file; or
 	bytes  []byte
 	size   int64
@@ -340,7 +341,8 @@ func (w *writer) streamAll(ctx context.Context, set *outputSet, sources []source
 type sinks struct {
 	all    []sink
 	named  []*namedSink
-	image  *imageDigest
+	image  *imageDigest  // or
+	sparse *sparseDigest // of a large one
 	areas  *areaDigests
 	bmap   *bmapper
 	digest bool
@@ -363,8 +365,15 @@ func (w *writer) sinks(ctx context.Context, set *outputSet, reader *imageReader)
 		s.all = append(s.all, newRawSink(set.raw.File.File, reader))
 	}
 	if w.img.Digests {
-		s.image, s.areas = newImageDigest(), newAreaDigests(reader, twins)
-		s.all = append(s.all, s.image, s.areas)
+		s.areas = newAreaDigests(reader, twins)
+		s.all = append(s.all, s.areas)
+		if w.m.Size <= MaxWholeDigest {
+			s.image = newImageDigest()
+			s.all = append(s.all, s.image)
+		} else {
+			s.sparse = newSparseDigest()
+			s.all = append(s.all, s.sparse)
+		}
 	}
 	if wants(FormatBmap) {
 		s.bmap = newBmapper(w.m, must, twins)
@@ -392,7 +401,11 @@ func (s *sinks) stop() {
 // collect puts what the sinks have found into the result and writes the block map.
 func (s *sinks) collect(set *outputSet, res *Result) error {
 	if s.digest {
-		res.SHA256 = s.image.sum
+		if s.image != nil {
+			res.SHA256 = s.image.sum
+		} else {
+			res.SparseSHA256 = s.sparse.sum
+		}
 		for _, p := range s.areas.pieces {
 			res.Areas = append(res.Areas, AreaDigest{Name: p.region.Name, Size: p.size, SHA256: s.areas.sums[p.off()]})
 		}
@@ -492,13 +505,13 @@ func (img *Image) survey(ctx context.Context, m *Map) (sources []source, trees [
 				return nil, nil, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the content", Need: int64(len(content.Bytes)), Size: r.Size}
 			}
 			if r.Kind == KindPartition {
-				if err := identify(r, "the content", bytes.NewReader(content.Bytes), int64(len(content.Bytes))); err != nil {
+				if err := identify(r, m.SectorSize, "the content", bytes.NewReader(content.Bytes), int64(len(content.Bytes))); err != nil {
 					return nil, nil, err
 				}
 			}
 			sources = append(sources, source{region: *r, bytes: content.Bytes, size: int64(len(content.Bytes))}.outsideHoles()...)
 		case content.File != "":
-			src, err := openFile(r, content.File)
+			src, err := openFile(r, m.SectorSize, content.File)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -544,7 +557,7 @@ func (c Content) check(r Region) error {
 		return &ContentError{Name: r.Name, Reason: "only a directory or an archive can be given to root as a whole"}
 	case tree && r.Kind == KindReserve:
 		return &ContentError{Name: r.Name, Reason: "a reserve has no file system to put files into", Advice: "give it the bytes or a file"}
-	case tree && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT:
+	case tree && r.Filesystem != FilesystemExt4 && r.Filesystem != FilesystemVFAT && r.Filesystem != FilesystemUBIFS:
 		return &ContentError{
 			Name: r.Name, Reason: fmt.Sprintf("a tree cannot be put into %q; only ext4 and vfat file systems are made here", r.Filesystem),
 			Advice: "set the partition's filesystem to ext4 or vfat, or give it a file system image",
@@ -553,7 +566,7 @@ func (c Content) check(r Region) error {
 	return nil
 }
 
-func openFile(r *Region, path string) (source, error) {
+func openFile(r *Region, sector int64, path string) (source, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return source{}, fmt.Errorf("content of %s %q: %w", r.Kind, r.Name, err)
@@ -566,9 +579,12 @@ func openFile(r *Region, path string) (source, error) {
 	if !info.Mode().IsRegular() {
 		return source{}, &ContentError{Name: r.Name, Reason: path + " is not a regular file"}
 	}
-	src := source{region: *r, path: path, size: info.Size(), info: info}
+	if r.Kind == KindReserve && r.Offset == 0 && r.Size <= bootCodeSize && info.Size() == mbrSize {
+		return bootCode(r, path, f)
+	}
+	src := source{region: *r, sector: sector, path: path, size: info.Size(), info: info}
 	if r.Kind == KindPartition {
-		if src.packed, err = looksPacked(r, path, f, info.Size()); err != nil {
+		if src.packed, err = looksPacked(r, sector, path, f, info.Size()); err != nil {
 			return source{}, err
 		}
 	}
@@ -577,7 +593,7 @@ func openFile(r *Region, path string) (source, error) {
 			return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: path, Need: info.Size(), Size: r.Size}
 		}
 		if r.Kind == KindPartition {
-			if err := identify(r, path, f, info.Size()); err != nil {
+			if err := identify(r, sector, path, f, info.Size()); err != nil {
 				return source{}, err
 			}
 		}
@@ -586,8 +602,24 @@ func openFile(r *Region, path string) (source, error) {
 	return src, nil
 }
 
+// bootCode takes the beginning of a first sector, as GRUB's boot.img is one. What stands where the table comes is for floppy
+// disks there; grub-install leaves it out, too.
+func bootCode(r *Region, path string, f *os.File) (source, error) {
+	head := make([]byte, mbrSize)
+	if _, err := io.ReadFull(f, head); err != nil {
+		return source{}, fmt.Errorf("content of %s %q: %w", r.Kind, r.Name, err)
+	}
+	if head[510] != 0x55 || head[511] != 0xaa {
+		return source{}, &ContentError{Name: r.Name, Reason: fmt.Sprintf("%s has %d bytes and is no boot sector: it does not end with 55 aa", path, mbrSize)}
+	}
+	if len(bytes.Trim(head[r.Size:bootCodeSize], "\x00")) > 0 {
+		return source{}, &TooLargeError{Area: r.Kind, Name: r.Name, What: "the boot code of " + path, Need: bootCodeSize, Size: r.Size}
+	}
+	return source{region: *r, bytes: head[:r.Size], size: r.Size}, nil
+}
+
 // identify compares what a content is with what the layout says about its partition, and completes the region with it.
-func identify(r *Region, what string, content io.ReaderAt, size int64) error {
+func identify(r *Region, sector int64, what string, content io.ReaderAt, size int64) error {
 	found, err := Probe(content, size)
 	if err != nil {
 		return fmt.Errorf("content of partition %q: %s: %w", r.Name, what, err)
@@ -613,6 +645,9 @@ func identify(r *Region, what string, content io.ReaderAt, size int64) error {
 			Name: r.Name, Reason: fmt.Sprintf("%s is truncated: it has %s, but its file system has %s", what, FormatSize(size), FormatSize(found.Size)),
 			Advice: "copy or build it again",
 		}
+	}
+	if reason, advice := found.Unfit(sector); reason != "" {
+		return &ContentError{Name: r.Name, Reason: fmt.Sprintf("%s: %s", what, reason), Advice: advice}
 	}
 	r.Label, r.FilesystemUUID = found.Label, found.UUID
 	return nil
@@ -647,7 +682,7 @@ func (img *Image) makeFilesystem(ctx context.Context, work string, r Region, rep
 			return source{}, fmt.Errorf("making the file system of partition %q: %w", r.Name, ctx.Err())
 		}
 		var tool *ToolError
-		if errors.As(err, &tool) && tool.full() {
+		if errors.As(err, &tool) && tool.Full() {
 			return source{}, &TooLargeError{
 				Area: KindPartition, Name: r.Name, What: "the content", Need: treeSize(tree), Size: r.Size, Tree: true,
 			}

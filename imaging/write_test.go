@@ -731,6 +731,89 @@ func TestLargeSparse(t *testing.T) {
 	}
 }
 
+// TestLargeDigests: digests and a block map of an image of any size cost what is in it.
+func TestLargeDigests(t *testing.T) {
+	t.Parallel()
+	noise := make([]byte, 3*windowSize/2)
+	rand.New(rand.NewSource(1)).Read(noise)
+	needTools(t)
+	path := filepath.Join(t.TempDir(), "disk.img")
+	img := &Image{
+		Layout: Layout{Partitions: []Partition{
+			{Name: "small", Size: mib}, {Name: "data", Size: 50 << 30, Filesystem: FilesystemExt4}, {Name: "rest", Size: 50 << 30},
+		}},
+		Contents: map[string]Content{"small": {Bytes: noise}, "rest": {Bytes: noise}}, Digests: true,
+		Outputs: []Output{{Format: FormatBmap, Path: path + ".bmap"}},
+	}
+	start := time.Now()
+	res, err := Write(t.Context(), path, img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if res.SHA256 != "" || res.SparseSHA256 == "" || res.Outputs[0].SHA256 == "" {
+		t.Errorf("%+v", res)
+	}
+	for _, a := range res.Areas {
+		if (a.SHA256 == "") != (a.Name == "data") {
+			t.Errorf("%+v", a)
+		}
+	}
+	out, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if got, err := SparseSHA256(t.Context(), out); err != nil || got != res.SparseSHA256 {
+		t.Errorf("%s, %v; Write says %s", got, err, res.SparseSHA256)
+	}
+}
+
+// TestSparseSHA256: it is that of the bytes, whether they are holes or not.
+func TestSparseSHA256(t *testing.T) {
+	t.Parallel()
+	digest := func(change func(f *os.File) error) string {
+		f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		err = errors.Join(f.Truncate(9*windowSize+100), change(f))
+		sum, sumErr := SparseSHA256(t.Context(), f)
+		if err = errors.Join(err, sumErr); err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	put := func(data []byte, off int64) func(f *os.File) error {
+		return func(f *os.File) error { _, err := f.WriteAt(data, off); return err }
+	}
+	text := []byte("text")
+	sparse := digest(put(text, 3*windowSize-2))
+	dense := make([]byte, 9*windowSize+100)
+	copy(dense[3*windowSize-2:], text)
+	if digest(put(dense, 0)) != sparse {
+		t.Error("a file without holes has another digest")
+	}
+	seen := map[string]string{}
+	for name, change := range map[string]func(f *os.File) error{
+		"empty":     func(*os.File) error { return nil },
+		"text":      put(text, 3*windowSize-2),
+		"moved":     put(text, 3*windowSize-1),
+		"elsewhere": put(text, 4*windowSize-2),
+		"at end":    put(text, 9*windowSize+96),
+		"longer":    func(f *os.File) error { return f.Truncate(9*windowSize + 101) },
+	} {
+		sum := digest(change)
+		if other := seen[sum]; other != "" {
+			t.Errorf("%s and %s have the same digest", name, other)
+		}
+		seen[sum] = name
+	}
+}
+
 func TestCopySparse(t *testing.T) {
 	rnd := rand.New(rand.NewSource(4))
 	for i := range 200 {
@@ -783,4 +866,47 @@ func openRegion(t testing.TB, path string, m *Map, name string) *Ext4 {
 		t.Fatal(err)
 	}
 	return e
+}
+
+// TestBootCode: of a whole first sector, such as GRUB's boot.img, the boot code is taken and nothing of the table.
+func TestBootCode(t *testing.T) {
+	t.Parallel()
+	layout := Layout{
+		Table: TableMBR, Reserves: []Reserve{{Name: "code", Size: 440}}, Partitions: []Partition{{Name: "p", Size: mib}},
+	}
+	sector := bytes.Repeat([]byte("x"), 512)
+	copy(sector[510:], "\x55\xaa")
+	for name, c := range map[string]struct {
+		file []byte
+		size int64
+		want string
+	}{
+		"whole sector":      {sector, 440, ""},
+		"exact":             {sector[:440], 440, ""},
+		"no sector":         {sector[:511], 440, "does not fit"},
+		"not a boot sector": {bytes.Repeat([]byte("x"), 512), 440, "no boot sector"},
+		"too long":          {sector, 400, "the boot code of "},
+		"zeros behind":      {append(append(bytes.Repeat([]byte("x"), 400), make([]byte, 40)...), sector[440:]...), 400, ""},
+	} {
+		dir := t.TempDir()
+		file, path := filepath.Join(dir, "boot.img"), filepath.Join(dir, "disk.img")
+		os.WriteFile(file, c.file, 0o644)
+		layout := layout
+		layout.Reserves = []Reserve{{Name: "code", Size: c.size}}
+		_, err := Write(t.Context(), path, &Image{Layout: layout, Contents: map[string]Content{"code": {File: file}}, Seed: "s"})
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got, _ := os.ReadFile(path)
+		if !bytes.Equal(got[:c.size], c.file[:c.size]) || bytes.Contains(got[c.size:512], []byte("x")) {
+			t.Errorf("%s: the first sector is %q", name, got[:512])
+		}
+	}
 }

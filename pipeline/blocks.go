@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -179,26 +180,165 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 			computed["slot_size"] = number(size)
 		}
 	}
-	for _, n := range b.all("bootloader") {
-		d.Bootloader = Bootloader{
-			Kind: n.label, Environment: n.body.text("environment"),
-			EnvironmentSize: n.body.integer("environment_size"), Redundant: n.body.flag("redundant"),
-			ScriptVars: e.scriptVars(n.body),
+	placed := layout != nil && len(layout.Partitions) > 0 // else it is not known, or its mistakes are reported
+	if b.unset("storage_device") {
+		computed["storage_device"] = cty.UnknownVal(cty.String)
+	}
+	if placed {
+		if d.StorageBase = e.storageDevice(b, layout); d.StorageBase != "" {
+			computed["storage_device"] = cty.StringVal(d.StorageBase)
 		}
+		e.checkFlashClient(d, layout, b)
+	}
+	for _, n := range b.all("bootloader") {
+		d.Bootloader = Bootloader{Kind: n.label, ScriptVars: e.scriptVars(n.body)}
 		e.warnOfLineEnds(n.body, "script_vars")
 		switch {
-		case layout == nil:
-		case n.label == grubEFI:
+		case n.label == uBoot:
+			e.readEnvironment(d, layout, placed, n)
+		case placed && n.label == grubEFI:
 			e.findEFIPartition(d, layout, n)
-		case n.body.has("environment"):
-			e.checkEnvironment(d, layout, n.body)
+		case placed:
+			e.findBIOSPartition(d, layout, n)
+		}
+		if n.label == grubBIOS && d.Architecture != "" && d.Architecture != "amd64" && d.Architecture != "386" {
+			e.report(fault("No BIOS", fmt.Sprintf("Only PCs have a BIOS, and %s is %s: the boot loader is grub-efi or u-boot.", d.Address, d.Architecture), n.labelRng.Ptr()))
 		}
 	}
 	return computed
 }
 
-// sector is what disks are read and written by.
-const sector = 512
+const (
+	uBoot                  = "u-boot"
+	defaultStorageDevice   = "/dev/mmcblk0"
+	defaultUBIDevice       = "/dev/ubi0"
+	defaultEnvironmentSize = 64 * kib
+)
+
+// given tells whether an argument is written out with a value that is known.
+func (b *body) given(name string) bool { return b.content.attrs[name] != nil && b.has(name) }
+
+// reportAgainstPreset says that an argument is not what the device's software was built with.
+func (e *evaluator) reportAgainstPreset(b *body, name, here, l, variable, there string) {
+	e.report(fault("Not as in the preset", fmt.Sprintf("%s is %s, but the preset of %s has %s (%s), which the device's software was built with. Leave %s out, or change the preset's variables.",
+		name, here, l, there, variable, name), b.rangeOf(name)))
+}
+
+// storageDevice is the name of the disk. One that differs from the preset's would make the agent look for its slots where the
+// boot loader does not.
+func (e *evaluator) storageDevice(b *body, l *Layout) string {
+	given := b.text("storage_device")
+	isUBI := ubiDevice.MatchString(given)
+	switch {
+	case given != "" && isUBI != (l.UBI != nil):
+		text := fmt.Sprintf("%s is a UBI device, but %s is a disk.", given, l.Address)
+		if !isUBI {
+			text = fmt.Sprintf("%s is raw flash, whose device is called as in /dev/ubi0, not %s.", l.Address, given)
+		}
+		e.report(fault("Not for this kind of medium", text, b.rangeOf("storage_device")))
+		return given
+	case !b.unset("storage_device"):
+		if given != "" && l.StorageDevice != "" && given != l.StorageDevice {
+			e.reportAgainstPreset(b, "storage_device", given, l.Address, "MENDER_STORAGE_DEVICE", l.StorageDevice)
+		}
+		return given
+	case l.StorageDevice != "":
+		if reason := checkDevice(cty.StringVal(l.StorageDevice)); reason != "" {
+			e.report(fault("Wrong value", fmt.Sprintf("MENDER_STORAGE_DEVICE of the preset of %s is %q, but it %s.", l.Address, shorten(l.StorageDevice), reason), b.rangeOf("layout")))
+			return ""
+		}
+		return l.StorageDevice
+	case l.UBI != nil:
+		return defaultUBIDevice
+	}
+	return defaultStorageDevice
+}
+
+var ubiDevice = regexp.MustCompile(`^/dev/ubi[0-9]+$`)
+
+// checkFlashClient reports the bundled agent on raw flash, which it cannot write.
+func (e *evaluator) checkFlashClient(d *DeviceType, l *Layout, b *body) {
+	if l.UBI == nil || !slices.Contains(d.Clients, "twinkeel") {
+		return
+	}
+	text := fmt.Sprintf("The bundled agent cannot write UBI volumes so far, so devices with %s need one of Mender's clients.", l.Address)
+	if len(d.Clients) == 1 {
+		e.report(fault("Client that cannot update the device", text, b.rangeOf("clients")))
+		return
+	}
+	e.report(caution("Client that cannot update the device", text, b.rangeOf("clients")))
+}
+
+// readEnvironment finds U-Boot's environment in the layout.
+func (e *evaluator) readEnvironment(d *DeviceType, l *Layout, placed bool, n *nestedBody) {
+	b, boot := n.body, &d.Bootloader
+	boot.Environment, boot.EnvironmentSize, boot.Redundant = b.text("environment"), b.integer("environment_size"), b.flag("redundant")
+	if b.unset("environment_size") {
+		boot.EnvironmentSize = defaultEnvironmentSize
+	}
+	switch {
+	case !placed:
+	case l.Environment != nil:
+		e.presetEnvironment(d, l, b)
+	case b.unset("environment"):
+		if !b.content.incomplete {
+			e.report(fault("Missing argument", fmt.Sprintf("The bootloader needs the argument environment: the name of the reserve of %s that holds U-Boot's environment.", l.Address), n.rng.Ptr()))
+		}
+	case b.has("environment") && l.UBI != nil:
+		e.checkEnvironmentVolumes(d, l, b)
+	case b.has("environment"):
+		e.checkEnvironment(d, l, b)
+	}
+}
+
+// checkEnvironmentVolumes wants a volume for each copy of the environment.
+func (e *evaluator) checkEnvironmentVolumes(d *DeviceType, l *Layout, b *body) {
+	var names []string
+	for _, p := range l.Partitions {
+		names = append(names, p.Name)
+	}
+	for _, name := range d.Bootloader.EnvironmentVolumes() {
+		i := slices.Index(names, name)
+		if i < 0 {
+			e.report(fault("Unknown volume", fmt.Sprintf("%s has no partition %s.%s", l.Address, name, suggestion(name, names, "Known: ")), b.rangeOf("environment")))
+			return
+		}
+		switch p := l.Partitions[i]; {
+		case p.Filesystem != "none" || p.Slot != "" || p.Grow:
+			e.report(fault("No volume for an environment", fmt.Sprintf("%s of %s holds U-Boot's environment as it is, without a file system, and does not grow.", name, l.Address), b.rangeOf("environment")))
+		case p.Size < d.Bootloader.EnvironmentSize:
+			at := "environment"
+			if b.content.attrs["environment_size"] != nil {
+				at = "environment_size"
+			}
+			e.report(fault("Volume too small", fmt.Sprintf("An environment has %s, but the partition %s of %s has %s.", formatSize(d.Bootloader.EnvironmentSize), name, l.Address, formatSize(p.Size)), b.rangeOf(at)))
+		}
+	}
+}
+
+// presetEnvironment takes the environment's place from a preset.
+func (e *evaluator) presetEnvironment(d *DeviceType, l *Layout, b *body) {
+	place := l.Environment
+	if name := b.text("environment"); b.given("environment") && name != place.Reserve {
+		text := fmt.Sprintf("environment is %s, but the preset of %s keeps U-Boot's environment in its reserve %s. Leave environment out.", name, l.Address, place.Reserve)
+		if place.Reserve == "" {
+			text = fmt.Sprintf("environment is %s, but the preset of %s keeps U-Boot's environment in %s, outside of the image. Leave environment out.", name, l.Address, place.Device)
+		}
+		e.report(fault("Not as in the preset", text, b.rangeOf("environment")))
+	}
+	if size := b.integer("environment_size"); b.given("environment_size") && size != place.Size {
+		e.reportAgainstPreset(b, "environment_size", formatSize(size), l.Address, "BOOTENV_SIZE", formatSize(place.Size))
+	}
+	if b.given("redundant") && !b.flag("redundant") {
+		e.report(fault("Not as in the preset", fmt.Sprintf("redundant is false, but the preset of %s has two copies of the environment, which Mender's U-Boot integration needs. Leave redundant out.", l.Address), b.rangeOf("redundant")))
+	}
+	d.Bootloader.Environment, d.Bootloader.EnvironmentSize, d.Bootloader.Redundant = place.Reserve, place.Size, true
+}
+
+const (
+	sector       = 512 // what disks are read and written by
+	bootCodeSize = 440 // of the first sector, in front of the disk's signature and the table of an MBR
+)
 
 // checkEnvironment finds out whether the boot loader's environment has its place: a device whose environment overlaps
 // something else boots once.
@@ -213,7 +353,7 @@ func (e *evaluator) checkEnvironment(d *DeviceType, l *Layout, b *body) {
 		if d.Bootloader.Redundant {
 			copies, what = 2, "two copies"
 		}
-		if need := copies * d.Bootloader.EnvironmentSize; b.has("environment_size") && r.Size > 0 && need > r.Size {
+		if need := copies * d.Bootloader.EnvironmentSize; r.Size > 0 && need > r.Size {
 			at := "environment"
 			if b.content.attrs["environment_size"] != nil {
 				at = "environment_size"
@@ -500,7 +640,10 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 			continue
 		}
 		group, size, filesystem := d.Layout.slots()
-		e.mustFit(a.Payload.Files[0], fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), size, filesystem, false, b.rangeOf(at), &a.Checks)
+		e.mustFit(FileCheck{
+			File: a.Payload.Files[0], Place: fmt.Sprintf("each of the slots %s of %s", group, d.Layout.Address), Size: size,
+			Filesystem: filesystem, Sector: d.Layout.SectorSize, Flash: d.Layout.UBI != nil, Slot: true,
+		}, b.rangeOf(at), &a.Checks)
 	}
 }
 
@@ -514,21 +657,23 @@ func (e *evaluator) mustExist(name string, at hcl.Range) {
 	}
 }
 
-// mustFit reports a file system image that is larger than its place, or of another kind than the layout promises. A file
-// that a source action makes is looked at when it is there, unless what it will be is known.
-func (e *evaluator) mustFit(file, place string, size int64, filesystem string, packed bool, at *hcl.Range, later *[]FileCheck) {
-	if e.facts == nil || size == 0 {
+// mustFit reports a file that does not go into its place. One that a source action makes is looked at when it is there, unless
+// what it will be is known.
+func (e *evaluator) mustFit(c FileCheck, at *hcl.Range, later *[]FileCheck) {
+	if e.facts == nil || c.Size == 0 {
 		return
 	}
-	c := FileCheck{File: file, Place: place, Size: size, Filesystem: filesystem, Packed: packed}
 	var summary, detail string
-	if known, ok := e.sources.fact[file]; ok {
-		summary, detail = c.judge(e.shown(file), known.size, known.kind, known.size, nil)
-	} else if !e.pending(file) {
-		summary, detail = c.problemOf(e.facts, e.shown(file))
+	shown := e.shown(c.File)
+	if known, ok := e.sources.fact[c.File]; ok {
+		summary, detail = c.judge(shown, known.size, known, nil)
+	} else if !e.pending(c.File) {
+		summary, detail = c.problemOf(e.facts, shown)
 	}
-	if e.pending(file) {
+	if e.pending(c.File) {
 		*later = append(*later, c)
+	} else if doubt := c.doubtOf(e.facts, shown); doubt != "" && summary == "" {
+		e.report(caution("Compressed file system", doubt, at))
 	}
 	if summary != "" {
 		e.report(fault(summary, detail, at))
@@ -540,11 +685,11 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server"))}
 	inst.result = im
 	stem := path.Join(filepath.ToSlash(e.out()), "images", inst.block.home.folder, labelled(inst))
-	rel, paths := e.imageOutputs(im, stem, b.texts("formats"))
 	device := result[*DeviceType](e, b.text("device_type"))
 	if device != nil {
 		im.DeviceType = *device
 	}
+	rel, paths := e.imageOutputs(im, stem, e.imageFormats(b, &im.DeviceType.Layout))
 	im.Artifact = result[*Artifact](e, b.text("artifact"))
 	if device != nil && im.Artifact != nil {
 		artifact := e.instances[b.text("artifact")]
@@ -573,7 +718,8 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	if device != nil {
 		if group, _, _ := device.Layout.slots(); group != "" {
 			_, whole := filled[group]
-			_, slot := filled[group+"_a"]
+			a, _ := device.Layout.slotNames(group)
+			_, slot := filled[a]
 			if !whole && !slot {
 				e.report(caution("Slot stays empty", fmt.Sprintf("Nothing fills %s, so the device has nothing to boot. Add fill %q { file = ... }.", group, group), inst.block.rng.Ptr()))
 			}
@@ -584,15 +730,51 @@ func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 		e.checkDataPartition(inst, im)
 		e.checkLoaderFilled(inst, im)
 		e.checkScriptVars(inst, im)
+		e.checkPresetFiles(inst, im, filled)
 	}
 	exposed := e.builtFile(inst.address, rel)
 	exposed["paths"] = cty.MapVal(paths)
 	return exposed
 }
 
+// checkPresetFiles warns of boot loaders that Mender's build has in its image, and this one has not.
+func (e *evaluator) checkPresetFiles(inst *instance, im *Image, filled map[string]hcl.Range) {
+	for _, r := range im.DeviceType.Layout.Reserves {
+		if _, ok := filled[r.Name]; r.File != "" && !ok && !inst.body.open {
+			e.report(caution("Boot loader missing", fmt.Sprintf("Mender's build puts %s into %s of %s, and nothing fills that here. Add fill %q { file = ... }, or fill it with empty = true.",
+				shorten(r.File), r.Name, im.DeviceType.Layout.Address, r.Name), inst.block.rng.Ptr()))
+		}
+	}
+}
+
 // imageSuffixes are what files of each format are called. A block map is found by the image's name.
 var imageSuffixes = map[string]string{
-	"raw": ".img", "bmap": ".img.bmap", "gz": ".img.gz", "xz": ".img.xz", "zst": ".img.zst", "android-sparse": ".simg", "qcow2": ".qcow2",
+	"raw": ".img", "bmap": ".img.bmap", "gz": ".img.gz", "xz": ".img.xz", "zst": ".img.zst", "android-sparse": ".simg", "qcow2": ".qcow2", formatUBI: ".ubi",
+}
+
+const formatUBI = "ubi"
+
+// imageFormats are the formats of an image: raw flash has one of its own, and no other.
+func (e *evaluator) imageFormats(b *body, l *Layout) []string {
+	flash := l.UBI != nil
+	if b.unset("formats") {
+		if flash {
+			return []string{formatUBI}
+		}
+		return []string{"raw", "bmap"}
+	}
+	formats := b.texts("formats")
+	for i, f := range formats {
+		if (f == formatUBI) == flash || l.Address == "" {
+			continue
+		}
+		text := fmt.Sprintf("%s is raw flash, whose images have the format ubi: %s is for disks.", l.Address, f)
+		if f == formatUBI {
+			text = fmt.Sprintf("%s is a disk; the format ubi is for raw flash, which a layout with a block ubi has.", l.Address)
+		}
+		e.report(fault("Not for this kind of medium", text, elementRange(b.content.attrs["formats"].Expr, &problem{index: i}).Ptr()))
+	}
+	return formats
 }
 
 func checkFormats(v cty.Value) string {
@@ -667,7 +849,7 @@ func (e *evaluator) checkSlotContent(inst *instance, im *Image) {
 	}
 	group, _, _ := im.DeviceType.Layout.slots()
 	for _, n := range inst.body.all("fill") {
-		if n.label != group && n.label != group+"_a" || !n.body.has("file") {
+		if slotA, _ := im.DeviceType.Layout.slotNames(group); n.label != group && n.label != slotA || !n.body.has("file") {
 			continue
 		}
 		file, release := e.abs(n.body.text("file")), im.Artifact.Payload.Files[0]
@@ -681,6 +863,13 @@ func (e *evaluator) checkSlotContent(inst *instance, im *Image) {
 // dataMount is where the agent looks for what it needs.
 const dataMount = "/data"
 
+// madeHere tells whether file systems of a kind are made, from nothing or from files.
+func madeHere(filesystem string) bool {
+	return filesystem == "ext4" || filesystem == "vfat" || filesystem == ubifs
+}
+
+func readOnly(filesystem string) bool { return filesystem == "squashfs" || filesystem == "erofs" }
+
 // checkDataPartition finds out whether the agent's configuration has its place.
 func (e *evaluator) checkDataPartition(inst *instance, im *Image) {
 	for _, p := range im.DeviceType.Layout.Partitions {
@@ -691,9 +880,17 @@ func (e *evaluator) checkDataPartition(inst *instance, im *Image) {
 		for _, n := range inst.body.all("fill") {
 			file = file || n.label == p.Name && !n.body.unset("file")
 		}
-		if p.Filesystem == "none" && !file {
-			e.report(fault("No file system", fmt.Sprintf("The agent's configuration goes onto %s, which has no file system. Set its filesystem to \"ext4\" in %s, or fill it with a file that holds one.",
-				p.Name, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
+		makable := "ext4"
+		if im.DeviceType.Layout.UBI != nil {
+			makable = ubifs
+		}
+		switch {
+		case p.Filesystem == "none" && !file:
+			e.report(fault("No file system", fmt.Sprintf("The agent's configuration goes onto %s, which has no file system. Set its filesystem to %q in %s, or fill it with a file that holds one.",
+				p.Name, makable, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
+		case readOnly(p.Filesystem):
+			e.report(fault("Read-only file system", fmt.Sprintf("The agent keeps its state on %s, and nothing can be written to %s. Set its filesystem to %q in %s.",
+				p.Name, p.Filesystem, makable, im.DeviceType.Layout.Address), inst.block.rng.Ptr()))
 		}
 		return
 	}
@@ -734,7 +931,15 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 	if device != nil && len(device.Layout.Partitions) > 0 {
 		target = findPartition(device, n.label)
 		if r := device.Layout.reserve(n.label); target == nil && r != nil { // bytes outside every partition
-			target = &Partition{Name: r.Name, Size: r.Size, Filesystem: "none"}
+			target = &Partition{Name: r.Name, Size: r.Size}
+			if r.Offset == 0 && r.Size <= bootCodeSize { // the file may go on as the sector does
+				target.Size = sector
+			}
+		}
+		if boot := device.Bootloader; device.Layout.UBI != nil && boot.Environment == n.label { // text, for each of its volumes
+			if p := findPartition(device, boot.EnvironmentVolumes()[0]); p != nil {
+				target = &Partition{Name: n.label, Size: p.Size}
+			}
 		}
 		if target == nil {
 			var names []string
@@ -756,7 +961,10 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
 		f.File = e.abs(b.text("file"))
 		if target != nil {
-			e.mustFit(f.File, fmt.Sprintf("%s of %s", n.label, device.Layout.Address), target.Size, target.Filesystem, true, b.rangeOf("file"), later)
+			e.mustFit(FileCheck{
+				File: f.File, Place: fmt.Sprintf("%s of %s", n.label, device.Layout.Address), Size: target.Size,
+				Filesystem: target.Filesystem, Sector: device.Layout.SectorSize, Flash: device.Layout.UBI != nil, Slot: target.Slot != "", Packed: true,
+			}, b.rangeOf("file"), later)
 		}
 	}
 	if b.has("files") {
@@ -777,9 +985,14 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 			f.Files[path.Clean(dest)] = e.abs(src)
 		}
 	}
-	if target != nil && target.Filesystem == "none" && (len(f.Files) > 0 || b.has("dir") || b.has("tar")) {
-		e.report(fault("No file system", fmt.Sprintf("The partition %s has no file system, so only file = ... can fill it.", n.label), b.rangeOf(set[0])))
+	if target != nil && !madeHere(target.Filesystem) && (len(f.Files) > 0 || b.has("dir") || b.has("tar")) {
+		detail := fmt.Sprintf("The partition %s has no file system, so only file = ... can fill it.", n.label)
+		if readOnly(target.Filesystem) {
+			detail = fmt.Sprintf("Of %s only finished images are taken, so file = ... has to fill %s. Made here are ext4 and vfat.", target.Filesystem, n.label)
+		}
+		e.report(fault("No file system", detail, b.rangeOf(set[0])))
 	}
+	e.computeOwners(b, &f)
 	if b.has("tar") {
 		e.mustExist(b.text("tar"), *b.rangeOf("tar"))
 		f.Tar = e.abs(b.text("tar"))
@@ -793,6 +1006,14 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 		}
 	}
 	return f
+}
+
+// computeOwners decides to whom the files of a fill belong. A directory belongs to whoever has built it, an archive says it.
+func (e *evaluator) computeOwners(b *body, f *Fill) {
+	f.RootOwned = b.text("owners") == "root" || b.unset("owners") && b.has("dir")
+	if !b.unset("owners") && b.unset("dir") && b.unset("tar") {
+		e.report(fault("Unexpected argument", "owners is about the files of dir or tar.", b.rangeOf("owners")))
+	}
 }
 
 func (l *Layout) reserve(name string) *Reserve {
@@ -960,7 +1181,10 @@ func (e *evaluator) builtFile(address, path string) map[string]cty.Value {
 		"path": cty.StringVal(path), "size": cty.UnknownVal(cty.Number), "sha256": cty.UnknownVal(cty.String),
 	}
 	if built, ok := e.built[address]; ok {
-		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.StringVal(built.SHA256)
+		exposed["size"], exposed["sha256"] = cty.NumberIntVal(built.Size), cty.NullVal(cty.String)
+		if built.SHA256 != "" { // a large raw image has none
+			exposed["sha256"] = cty.StringVal(built.SHA256)
+		}
 	}
 	return exposed
 }

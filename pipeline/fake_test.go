@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"io"
 	"io/fs"
@@ -122,10 +123,29 @@ func (i fakeInfo) Sys() any           { return nil }
 // ext4 is the beginning of an ext4 file system, as far as anybody looks.
 var ext4 = string(bytes.Repeat([]byte{0}, 1080)) + "\x53\xef" + string(bytes.Repeat([]byte{0}, 2048))
 
+func gzipped(text string) string {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write([]byte(text)) // a buffer takes everything
+	_ = w.Close()
+	return b.String()
+}
+
 // superblock is ext4 with a number of blocks of 1 KiB.
 func superblock(blocks uint32) string {
 	b := []byte(ext4)
 	binary.LittleEndian.PutUint32(b[1024+4:], blocks)
+	return string(b)
+}
+
+// ubifsSuper is the beginning of a UBIFS with a number of blocks of 126976 bytes.
+func ubifsSuper(blocks uint32) string {
+	b := make([]byte, 4096)
+	le := binary.LittleEndian
+	le.PutUint32(b, 0x06101831)
+	b[20] = 6
+	le.PutUint32(b[36:], 126_976)
+	le.PutUint32(b[40:], blocks)
 	return string(b)
 }
 
@@ -163,7 +183,15 @@ func world() fakeFS {
 		"root.squashfs": {size: 1 << 20, data: "hsqs"},
 		"cut.ext4":      {size: 50 << 20, data: superblock(60 << 10)},
 		"noise.ext4":    {size: 50 << 20, data: "noise"},
+		"squashfs.gz":   {data: gzipped("hsqs" + header(4096))},
+		"large.ext4.gz": {data: gzipped(superblock(100 << 10))},
+		"kernel.gz":     {data: gzipped("kernel")},
 		"tree/file":     {data: "x"},
+		"boot.img":      {size: 512},
+		"root.ubifs":    {size: 100 * 126_976, data: ubifsSuper(100)},
+		"big.ubifs":     {size: 400 * 126_976, data: ubifsSuper(400)},
+		"env.txt":       {data: "bootcmd=boot\n"},
+		"core.img":      {size: 30 << 10},
 
 		"amd64.elf":     {data: elfHeader(62)},
 		"videocore.elf": {data: elfHeader(137)},

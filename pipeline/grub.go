@@ -10,8 +10,11 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// grubEFI is the boot loader type of GRUB on UEFI.
-const grubEFI = "grub-efi"
+// The boot loader types of GRUB.
+const (
+	grubEFI  = "grub-efi"
+	grubBIOS = "grub-bios"
+)
 
 // efiLoaders are the names that firmware looks for on a disk that it has no entry of, by architecture (UEFI 2.10, 3.5.1.1).
 var efiLoaders = map[string]string{
@@ -26,37 +29,64 @@ func checkLoader(v cty.Value) string {
 	return ""
 }
 
-// findEFIPartition finds the partition that GRUB and its environment are on. The running system writes the environment
-// there, so it has to be mounted.
+// findEFIPartition finds the partition that GRUB and its environment are on.
 func (e *evaluator) findEFIPartition(d *DeviceType, l *Layout, n *nestedBody) {
 	d.Bootloader.Loader = n.body.text("loader")
 	if n.body.unset("loader") {
 		d.Bootloader.Loader = efiLoaders[d.Architecture]
 	}
-	if !n.body.unset("partition") && !n.body.has("partition") {
-		return
+	found := e.bootPartition(l, n, func(p *Partition) bool { return p.Bootable && p.Filesystem == "vfat" })
+	switch {
+	case found == nil && n.body.unset("partition"):
+		e.report(fault("No EFI system partition", fmt.Sprintf("GRUB and its environment are on a partition with filesystem = \"vfat\" and bootable = true, and %s has none.", l.Address), n.rng.Ptr()))
+	case found == nil:
+	case found.Filesystem != "vfat":
+		e.report(fault("No EFI system partition", fmt.Sprintf("Firmware reads vfat only, and %s of %s has the file system %s.", found.Name, l.Address, found.Filesystem), n.body.rangeOf("partition")))
+	default:
+		e.takeBootPartition(d, l, n, found, "/boot/efi")
 	}
+}
+
+// findBIOSPartition finds the partition of /boot/grub. Which file systems GRUB reads its modules decide; those that are made
+// here it all reads.
+func (e *evaluator) findBIOSPartition(d *DeviceType, l *Layout, n *nestedBody) {
+	const mount = "/boot/grub"
+	found := e.bootPartition(l, n, func(p *Partition) bool { return p.Mount == mount })
+	switch {
+	case found == nil && n.body.unset("partition"):
+		e.report(fault("No boot partition", fmt.Sprintf("GRUB's environment is on a partition with mount = %q, and %s has none.", mount, l.Address), n.rng.Ptr()))
+	case found == nil:
+	case found.Filesystem != "vfat" && found.Filesystem != "ext4" || found.Slot != "":
+		e.report(fault("No boot partition", fmt.Sprintf("GRUB's environment is in files that stay when a slot is written, on a partition with a vfat or ext4, which %s of %s is not.", found.Name, l.Address), n.body.rangeOf("partition")))
+	default:
+		e.takeBootPartition(d, l, n, found, mount)
+	}
+}
+
+// bootPartition is the partition that the bootloader names, or else the first one that is like one.
+func (e *evaluator) bootPartition(l *Layout, n *nestedBody, like func(*Partition) bool) *Partition {
+	named := n.body.text("partition")
 	var names []string
-	var found *Partition
 	for i := range l.Partitions {
 		p := &l.Partitions[i]
 		names = append(names, p.Name)
-		if p.Name == n.body.text("partition") || n.body.unset("partition") && p.Bootable && p.Filesystem == "vfat" && found == nil {
-			found = p
+		if p.Name == named || n.body.unset("partition") && like(p) {
+			return p
 		}
 	}
-	switch {
-	case found == nil && n.body.has("partition"):
-		e.report(fault("Unknown partition", fmt.Sprintf("%s has no partition %s.%s", l.Address, n.body.text("partition"), suggestion(n.body.text("partition"), names, "Known: ")), n.body.rangeOf("partition")))
-	case found == nil:
-		e.report(fault("No EFI system partition", fmt.Sprintf("GRUB and its environment are on a partition with filesystem = \"vfat\" and bootable = true, and %s has none.", l.Address), n.rng.Ptr()))
-	case found.Filesystem != "vfat":
-		e.report(fault("No EFI system partition", fmt.Sprintf("Firmware reads vfat only, and %s of %s has the file system %s.", found.Name, l.Address, found.Filesystem), n.body.rangeOf("partition")))
-	case found.Mount == "":
-		e.report(fault("Boot partition not mounted", fmt.Sprintf("The agent writes GRUB's environment to %s, so the partition needs a mount in %s, such as \"/boot/efi\".", found.Name, l.Address), n.rng.Ptr()))
-	default:
-		d.Bootloader.Partition = found.Name
+	if n.body.has("partition") {
+		e.report(fault("Unknown partition", fmt.Sprintf("%s has no partition %s.%s", l.Address, named, suggestion(named, names, "Known: ")), n.body.rangeOf("partition")))
 	}
+	return nil
+}
+
+// takeBootPartition wants the partition mounted: the running system writes the environment there.
+func (e *evaluator) takeBootPartition(d *DeviceType, l *Layout, n *nestedBody, p *Partition, mount string) {
+	if p.Mount == "" {
+		e.report(fault("Boot partition not mounted", fmt.Sprintf("The agent writes GRUB's environment to %s, so the partition needs a mount in %s, such as %q.", p.Name, l.Address, mount), n.rng.Ptr()))
+		return
+	}
+	d.Bootloader.Partition = p.Name
 }
 
 // checkLoaderFilled finds out whether the firmware will find the loader. What a prebuilt file system holds is its maker's

@@ -186,7 +186,7 @@ func TestInspectUnknownKeys(t *testing.T) {
 	t.Parallel()
 	p := lookAt(t, strings.Replace(lookPipeline, "for_each     = toset([\"rpi4\", \"x86\"])", "for_each     = var.keys", 1)+"variable \"keys\" {\n  type = set(string)\n}\n")
 	all := inspect(t, p, "device_type")
-	if got := all["device_type.board[…]"].Text; !strings.Contains(got, "type           = (not known offline)") {
+	if got := all["device_type.board[…]"].Text; !strings.Contains(got, "type         = (not known offline)") {
 		t.Errorf("%v", all)
 	}
 }

@@ -89,6 +89,9 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 	for _, s := range b.content.schemas {
 		r.known = r.known && b.values[s.Name].IsWhollyKnown()
 	}
+	for _, n := range b.all("ubi") {
+		r.flash(b, n)
+	}
 	if !b.unset("preset") {
 		return e.presetLayout(inst, r)
 	}
@@ -110,15 +113,17 @@ func (e *evaluator) computeLayout(inst *instance) map[string]cty.Value {
 func (e *evaluator) presetLayout(inst *instance, r *layoutReader) map[string]cty.Value {
 	b := inst.body
 	for _, n := range b.nested {
+		r.known = false
 		e.report(fault("Unexpected block", "A preset is a whole layout. To change it, write it out: \"twinkeel inspect\" shows its partitions.", n.rng.Ptr()))
 	}
 	for _, name := range []string{"table", "alignment", "sector_size", "disk_size", "disk_id"} {
 		if b.content.attrs[name] != nil {
+			r.known = false
 			e.report(fault("Conflicting arguments", fmt.Sprintf("A preset says what the %s is.", strings.ReplaceAll(name, "_", " ")), b.rangeOf(name)))
 		}
 	}
 	unplaced := map[string]cty.Value{"partitions": cty.UnknownVal(cty.List(partitionObject)), "slot_size": cty.UnknownVal(cty.Number)}
-	if !r.known || e.pipeline.layouts == nil || e.failed() {
+	if !r.known || e.pipeline.layouts == nil {
 		return unplaced
 	}
 	made, err := e.pipeline.layouts.Preset(b.text("preset"), b.textMap("variables"))
@@ -127,6 +132,9 @@ func (e *evaluator) presetLayout(inst *instance, r *layoutReader) map[string]cty
 		return unplaced
 	}
 	made.Address, made.Range, made.Areas = r.layout.Address, r.layout.Range, r.layout.Areas
+	for _, note := range made.Notes {
+		e.report(caution("Preset needs a look", fmt.Sprintf("In %s: %s", made.Address, sentence(note)), b.rangeOf("preset")))
+	}
 	r.layout = made
 	inst.result = made
 	return e.placed(r)
@@ -156,7 +164,10 @@ func (e *evaluator) placed(r *layoutReader) map[string]cty.Value {
 			mount = cty.StringVal(p.Mount)
 		}
 		start, num := cty.UnknownVal(cty.Number), cty.UnknownVal(cty.Number)
-		if p.Number > 0 {
+		switch {
+		case l.UBI != nil && e.pipeline.layouts != nil: // where its blocks are nobody knows
+			start, num = cty.NullVal(cty.Number), number(int64(p.Number))
+		case p.Number > 0:
 			start, num = number(p.Offset), number(int64(p.Number))
 		}
 		list = append(list, cty.ObjectVal(map[string]cty.Value{
@@ -214,6 +225,10 @@ func (r *layoutReader) area(n *nestedBody) {
 		l.GPT = GPT{Entries: int(b.integer("entries")), EntriesOffset: b.integer("entries_offset"), NoBackup: b.has("backup") && !b.flag("backup")}
 	case "reserve":
 		r.take(n.label, n.labelRng)
+		if l.UBI != nil {
+			r.e.report(fault("No reserves on raw flash", "In UBI everything is a volume: write it as a partition, also what holds U-Boot's environment.", n.rng.Ptr()))
+			r.known = false
+		}
 		reserve := Reserve{Name: n.label, Offset: b.integer("offset"), Size: b.integer("size"), Align: b.integer("align")}
 		for _, h := range b.all("hole") {
 			reserve.Holes = append(reserve.Holes, Span{Offset: h.body.integer("offset"), Size: h.body.integer("size")})
@@ -235,6 +250,12 @@ func (r *layoutReader) area(n *nestedBody) {
 		for _, slot := range []string{"a", "b"} {
 			p := r.partition(n)
 			p.Name, p.Slot, p.SlotGroup = n.label+"_"+slot, slot, n.label
+			if l.UBI != nil {
+				p.Name = n.label + slot
+			}
+			if slot == "b" {
+				p.Offset = 0 // behind the other
+			}
 			r.take(p.Name, n.labelRng)
 			l.Partitions = append(l.Partitions, p)
 		}
@@ -250,12 +271,70 @@ func (r *layoutReader) partition(n *nestedBody) Partition {
 		Logical: b.flag("logical"), InMBR: b.flag("in_mbr"),
 	}
 	p.Size, p.Percent, p.Rest = b.extent("size")
+	r.checkKind(n, p)
+	if r.layout.UBI != nil {
+		return p
+	}
 	if (p.Percent > 0 || p.Rest) && r.layout.DiskSize == 0 && r.known {
 		r.e.report(fault("Missing argument", fmt.Sprintf("The size of %s is a share of the disk, so the layout needs a disk_size.", n.label), b.rangeOf("size")))
 		r.known = false
 	}
 	return p
 }
+
+// flash reads what is said of raw flash. What a layout says of a disk has no meaning then.
+func (r *layoutReader) flash(b *body, n *nestedBody) {
+	f := n.body
+	for _, s := range f.content.schemas {
+		r.known = r.known && f.values[s.Name].IsWhollyKnown()
+	}
+	r.layout.UBI = &UBI{
+		EraseBlock: f.integer("erase_block"), Page: f.integer("page"), SubPage: f.integer("sub_page"), Blocks: f.integer("blocks"),
+		Compression: f.text("compression"), SpaceFixup: f.flag("space_fixup"),
+	}
+	r.layout.Table, r.layout.Alignment, r.layout.SectorSize = tableUBI, 0, 0
+	for _, name := range []string{"table", "alignment", "sector_size", "disk_size", "disk_id"} {
+		if b.content.attrs[name] != nil && !b.unset(name) {
+			r.e.report(fault("Conflicting arguments", fmt.Sprintf("Raw flash has no %s: that is for disks. Remove it, or the block ubi.", strings.ReplaceAll(name, "_", " ")), b.rangeOf(name)))
+			r.known = false
+		}
+	}
+	for _, g := range b.all("gpt") {
+		r.e.report(fault("Unexpected block", "Raw flash has no partition table.", g.rng.Ptr()))
+		r.known = false
+	}
+}
+
+// tableUBI stands in the place of a partition table where there is none.
+const tableUBI = "ubi"
+
+// checkKind tells arguments of disks from those of raw flash.
+func (r *layoutReader) checkKind(n *nestedBody, p Partition) {
+	b, flash := n.body, r.layout.UBI != nil
+	refuse := func(name, format string, args ...any) {
+		r.e.report(fault("Not for this kind of medium", fmt.Sprintf(format, args...), b.rangeOf(name)))
+		r.known = false
+	}
+	switch {
+	case !flash && p.Filesystem == ubifs:
+		refuse("filesystem", "UBIFS is for raw flash, which a layout with a block ubi has.")
+	case flash && p.Filesystem != "" && p.Filesystem != ubifs && p.Filesystem != "none":
+		refuse("filesystem", "%s needs a disk. On raw flash there is ubifs, and none for what is copied as it is.", p.Filesystem)
+	}
+	if !flash {
+		return
+	}
+	if p.Percent > 0 || p.Rest {
+		refuse("size", "A volume has a size of its own; grow = true lets one take the rest of the flash.")
+	}
+	for _, name := range []string{"offset", "align", "label", "type", "uuid", "attributes", "mbr_type", "logical", "in_mbr", "bootable"} {
+		if b.content.attrs[name] != nil && !b.unset(name) {
+			refuse(name, "%s is for partitions of a disk; a volume of raw flash has none.", name)
+		}
+	}
+}
+
+const ubifs = "ubifs"
 
 // checkGrow: one partition can take the rest of the disk, and only the last one.
 func (r *layoutReader) checkGrow(b *body) {
@@ -274,12 +353,20 @@ func (r *layoutReader) checkGrow(b *body) {
 			first = n.label
 		}
 	}
-	if first == "" || first == last || !r.known {
+	if first == "" || first == last || !r.known || r.layout.UBI != nil {
 		return
 	}
 	i := slices.IndexFunc(b.nested, func(n *nestedBody) bool { return n.label == first })
 	r.e.report(fault("Partition cannot grow", fmt.Sprintf("%s grows to the end of the disk, so it must be the last partition.", first), b.nested[i].body.rangeOf("grow")))
 	r.known = false
+}
+
+// slotNames are the names of the partitions of a pair, A and B.
+func (l *Layout) slotNames(group string) (a, b string) {
+	if l.UBI != nil {
+		return group + "a", group + "b"
+	}
+	return group + "_a", group + "_b"
 }
 
 // slots returns the layout's slot size and the name of the pair.

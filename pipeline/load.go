@@ -168,6 +168,18 @@ func (p *Pipeline) FileName(file string) string {
 	return file
 }
 
+// PlaceOf returns where the block with an address is declared; nil when there is none.
+func (p *Pipeline) PlaceOf(address string) *hcl.Range {
+	for _, m := range p.modules {
+		for _, b := range m.blocks {
+			if own := b.address(); address == own || strings.HasPrefix(address, own+"[") {
+				return b.rng.Ptr()
+			}
+		}
+	}
+	return nil
+}
+
 // Files are the sources by the names that diagnostics use, values from the command line and the environment included.
 func (p *Pipeline) Files() map[string]*hcl.File { return p.files }
 

@@ -58,11 +58,12 @@ func (f *facts) head(name string, size int) ([]byte, error) {
 
 // usedOf returns how many bytes of a file system image hold something.
 func (f *facts) usedOf(name string) (int64, error) {
-	kind, size, err := f.filesystemOf(name)
+	found, err := f.filesystemOf(name)
 	if err != nil {
 		return 0, err
 	}
-	switch kind {
+	size := found.size
+	switch found.kind {
 	case "ext4":
 		head, err := f.head(name, 2048)
 		if err != nil {
@@ -83,7 +84,7 @@ func (f *facts) usedOf(name string) (int64, error) {
 	case "":
 		return 0, fmt.Errorf("%s is not an image of ext4, squashfs or erofs", name)
 	}
-	return 0, fmt.Errorf("%s holds %s, of which the used space is not known here", name, kind)
+	return 0, fmt.Errorf("%s holds %s, of which the used space is not known here", name, found.kind)
 }
 
 // testdata returns a variable of a .testdata.json file. The file is read once.
@@ -136,11 +137,11 @@ func inspectFunctions(f *facts) map[string]function.Function {
 			if _, err := f.regular(name); err != nil {
 				return cty.NilVal, err
 			}
-			kind, _, err := f.filesystemOf(name)
-			if kind == "" {
+			found, err := f.filesystemOf(name)
+			if found.kind == "" {
 				return cty.NullVal(cty.String), err
 			}
-			return cty.StringVal(kind), err
+			return cty.StringVal(found.kind), err
 		}),
 		"fs::used": ofPath(cty.Number, func(name string) (cty.Value, error) {
 			used, err := f.usedOf(name)

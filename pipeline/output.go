@@ -161,6 +161,27 @@ func (p *Pipeline) Server(address string) (Server, hcl.Diagnostics) {
 	return Server{}, hcl.Diagnostics{fault("Unknown server", fmt.Sprintf("There is no server %s.%s", shorten(address), suggestion(address, addresses, "There are: ")), nil)}
 }
 
+// Signer returns the signer at an address, "signer.file.dev", evaluated without the file system.
+func (p *Pipeline) Signer(address string) (*Signer, hcl.Diagnostics) {
+	e, diags := p.withoutFiles()
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	var addresses []string
+	for _, b := range e.declared("signer") {
+		addresses = append(addresses, b.address())
+		if b.address() != address {
+			continue
+		}
+		e.symbol(b.symbol(), b.rng)
+		if inst := e.instances[address]; inst != nil {
+			e.mustBeKnown(inst.body, inst)
+		}
+		return result[*Signer](e, address), e.finish()
+	}
+	return nil, hcl.Diagnostics{fault("Unknown signer", fmt.Sprintf("There is no %s.%s", shorten(address), suggestion(address, addresses, "There are: ")), nil)}
+}
+
 // Rollouts returns where the rollouts run, evaluated without the file system.
 func (p *Pipeline) Rollouts() ([]RolloutRef, hcl.Diagnostics) {
 	e, diags := p.withoutFiles()

@@ -146,20 +146,32 @@ type DeviceType struct {
 
 // Bootloader of a device type.
 type Bootloader struct {
-	Kind            string `json:"kind"`                  // u-boot, grub-efi
-	Partition       string `json:"partition,omitempty"`   // grub-efi: the EFI system partition
+	Kind            string `json:"kind"`                  // u-boot, grub-efi, grub-bios
+	Partition       string `json:"partition,omitempty"`   // GRUB's: the EFI system partition, or that of /boot/grub
 	Loader          string `json:"loader,omitempty"`      // grub-efi: path on it
-	Environment     string `json:"environment,omitempty"` // name of the layout's reserve
+	Environment     string `json:"environment,omitempty"` // name of the layout's reserve or, in UBI, of what EnvironmentVolumes makes of it
 	EnvironmentSize int64  `json:"environment_size,omitempty"`
 	Redundant       bool   `json:"redundant"`
 	// ScriptVars are further variables of U-Boot's first environment.
 	ScriptVars map[string]string `json:"script_vars,omitempty"`
 }
 
+// EnvironmentVolumes are the names of the volumes that hold U-Boot's environment in UBI, one for each copy. They are Mender's.
+func (b Bootloader) EnvironmentVolumes() []string {
+	switch {
+	case b.Environment == "":
+		return nil
+	case b.Redundant:
+		return []string{b.Environment + "-1", b.Environment + "-2"}
+	}
+	return []string{b.Environment}
+}
+
 // Layout is a layout block. Sizes and offsets are bytes; a slots block has become two partitions NAME_a and NAME_b.
 type Layout struct {
 	Address    string      `json:"address"`
-	Table      string      `json:"table"` // gpt, mbr, hybrid
+	Table      string      `json:"table"`         // gpt, mbr, hybrid, ubi
+	UBI        *UBI        `json:"ubi,omitempty"` // of raw flash, whose volumes the partitions are
 	SectorSize int64       `json:"sector_size,omitempty"`
 	Alignment  int64       `json:"alignment"`
 	DiskSize   int64       `json:"disk_size,omitempty"` // 0: as small as fits
@@ -168,8 +180,31 @@ type Layout struct {
 	Reserves   []Reserve   `json:"reserves,omitempty"`
 	Partitions []Partition `json:"partitions"`
 
+	// What a preset says beside the disk itself.
+	StorageDevice string            `json:"storage_device,omitempty"`
+	Environment   *EnvironmentPlace `json:"environment,omitempty"` // of U-Boot
+	Notes         []string          `json:"-"`                     // what is not as the variables may have meant
+
 	Range hcl.Range            `json:"-"` // of the block's header
 	Areas map[string]hcl.Range `json:"-"` // of the areas' headers, by name
+}
+
+// EnvironmentPlace is where a preset has the two copies of U-Boot's environment.
+type EnvironmentPlace struct {
+	Reserve string   `json:"reserve,omitempty"` // of the layout; empty: the copies are not on the disk of the image
+	Device  string   `json:"device"`
+	Offsets [2]int64 `json:"offsets"`
+	Size    int64    `json:"size"` // of each
+}
+
+// UBI is raw flash. Sizes are bytes.
+type UBI struct {
+	EraseBlock  int64  `json:"erase_block"`
+	Page        int64  `json:"page"`
+	SubPage     int64  `json:"sub_page,omitempty"` // 0: Page
+	Blocks      int64  `json:"blocks"`
+	Compression string `json:"compression,omitempty"` // of UBIFS: lzo, zlib, zstd, none
+	SpaceFixup  bool   `json:"space_fixup,omitempty"`
 }
 
 // GPT is what is unusual about a GPT.
@@ -186,6 +221,7 @@ type Reserve struct {
 	Size   int64  `json:"size"`
 	Align  int64  `json:"align,omitempty"` // of Offset; 0: a sector
 	Holes  []Span `json:"holes,omitempty"` // what belongs to others, at offsets of the disk
+	File   string `json:"-"`               // name of what Mender's build puts there, when a preset says so
 }
 
 // Span is a piece of a disk.
@@ -197,7 +233,7 @@ type Span struct {
 // Partition of a layout. One of Size, Percent and Rest is set before it is placed, and Size after it.
 type Partition struct {
 	Name       string   `json:"name"`
-	Number     int      `json:"number,omitempty"` // in the table; 0: not placed
+	Number     int      `json:"number,omitempty"` // in the table; 0: not placed, or the first volume
 	Offset     int64    `json:"offset,omitempty"`
 	Size       int64    `json:"size"`
 	Percent    float64  `json:"percent,omitempty"` // of the disk
@@ -208,7 +244,7 @@ type Partition struct {
 	MBRType    string   `json:"mbr_type,omitempty"`
 	Logical    bool     `json:"logical,omitempty"`
 	InMBR      bool     `json:"in_mbr,omitempty"` // of a hybrid table
-	Filesystem string   `json:"filesystem"`       // ext4, vfat, none
+	Filesystem string   `json:"filesystem"`       // ext4, vfat, squashfs, erofs, ubifs, none
 	Label      string   `json:"label,omitempty"`
 	Type       string   `json:"type,omitempty"` // GUID or a name; empty: from Filesystem and role
 	Mount      string   `json:"mount,omitempty"`
@@ -234,7 +270,7 @@ type Image struct {
 
 // ImageOutput is one form of an image.
 type ImageOutput struct {
-	Format string `json:"format"` // raw, bmap, gz, xz, zst, android-sparse, qcow2
+	Format string `json:"format"` // raw, bmap, gz, xz, zst, android-sparse, qcow2, ubi
 	Path   string `json:"path"`
 }
 
@@ -248,9 +284,11 @@ type Fill struct {
 	Files     map[string]string `json:"files,omitempty"`
 	Dir       string            `json:"dir,omitempty"`
 	Tar       string            `json:"tar,omitempty"`
-	Empty     bool              `json:"empty,omitempty"`
-	Both      bool              `json:"both,omitempty"`
-	Range     hcl.Range         `json:"-"`
+	// RootOwned: all of Dir or Tar belongs to root, whoever owns it here.
+	RootOwned bool      `json:"root_owned,omitempty"`
+	Empty     bool      `json:"empty,omitempty"`
+	Both      bool      `json:"both,omitempty"`
+	Range     hcl.Range `json:"-"`
 }
 
 // Server is a server block.

@@ -432,11 +432,12 @@ func matchAddress(pattern, address string) bool {
 
 // digest is the SHA-256 of the pipeline's files: of their names and contents.
 func (p *Pipeline) digest() string {
-	hash := sha256.New()
-	for _, name := range keys(p.files) {
-		// Without their directory: the same pipeline elsewhere is the same.
-		fmt.Fprintf(hash, "%q %d\n", filepath.Base(name), len(p.files[name].Bytes))
-		hash.Write(p.files[name].Bytes)
+	var files []string
+	for name, f := range p.files {
+		sum := sha256.Sum256(f.Bytes)
+		files = append(files, fmt.Sprintf("%q %x", filepath.Base(name), sum)) // without the directory: the same pipeline elsewhere is the same
 	}
-	return hex.EncodeToString(hash.Sum(nil))
+	slices.Sort(files)
+	sum := sha256.Sum256([]byte(strings.Join(files, "\n")))
+	return hex.EncodeToString(sum[:])
 }

@@ -162,10 +162,17 @@ func TestReferenceTellsWhenValuesAreKnown(t *testing.T) {
 	}
 }
 
-// TestReadmePipeline checks that the README's pipeline, which stands in two files, is valid and in canonical form.
-func TestReadmePipeline(t *testing.T) {
+// TestPagePipelines checks that the pipelines of the README, which stands in two files, and of the page about flashing are valid
+// and in canonical form.
+func TestPagePipelines(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../README.md")
+	checkPage(t, "../README.md", 2)
+	checkPage(t, "../docs/flashing.md", 1)
+}
+
+func checkPage(t *testing.T, name string, pieces int) {
+	t.Helper()
+	page, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,14 +180,14 @@ func TestReadmePipeline(t *testing.T) {
 	for i, part := range strings.Split(string(page), "```hcl\n")[1:] {
 		src, _, _ := strings.Cut(part, "```\n")
 		files[fmt.Sprintf("%d%s", i, suffixHCL)] = src
-		if formatted, diags := Format([]byte(src), "README.md"); diags.HasErrors() || string(formatted) != src {
-			t.Errorf("pipeline %d of the README is not in canonical form: %v", i+1, diags)
+		if formatted, diags := Format([]byte(src), name); diags.HasErrors() || string(formatted) != src {
+			t.Errorf("piece %d of %s is not in canonical form: %v", i+1, name, diags)
 		}
 	}
-	if len(files) != 2 {
-		t.Fatalf("the README has %d pieces of a pipeline, want 2", len(files))
+	if len(files) != pieces {
+		t.Fatalf("%s has %d pieces of a pipeline, want %d", name, len(files), pieces)
 	}
-	p, diags := Load(LoadOptions{Dir: write(t, files)})
+	p, diags := Load(LoadOptions{Dir: write(t, files), Layouts: testLayouts{}})
 	for _, d := range slices.Concat(diags, p.Validate()) {
 		t.Error(d)
 	}

@@ -307,8 +307,8 @@ var sourceSchema = &blockSchema{
 }
 
 var (
-	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition; none is for content that is copied as it is."}
-	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "none"}, Required: true, Doc: "File system of both slots; none for squashfs, erofs and others that are copied as they are."}
+	attrFilesystem = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "vfat", "squashfs", "erofs", "ubifs", "none"}, Default: cty.StringVal("none"), Doc: "File system of the partition. ext4 and vfat are made, or come as images like squashfs and erofs; an image that is compressed is unpacked on the way, and must hold this file system. none is for content that is copied as it is, compressed or not. On raw flash ubifs, and on nothing else."}
+	attrSlotsFS    = &attrSchema{Name: "filesystem", Type: tString, Enum: []string{"ext4", "squashfs", "erofs", "ubifs", "none"}, Required: true, Doc: "File system of both slots, as for partition; none for others, which are copied as they are and therefore must not be compressed. On raw flash ubifs, and on nothing else."}
 	attrSize       = &attrSchema{Name: "size", Type: tSize, Required: true, Check: checkPositive, Doc: "Size, such as \"64MiB\"; more than zero."}
 )
 
@@ -326,7 +326,7 @@ var (
 
 var layoutSchema = &blockSchema{
 	Kind: "layout", Label: "name", ForEach: true, Refers: true,
-	Doc: "How a disk is divided. Partitions are numbered in the order in which they stand.",
+	Doc: "How a disk, or raw flash, is divided. Partitions are numbered in the order in which they stand.",
 	Attrs: []*attrSchema{
 		{Name: "preset", Type: tString, Enum: []string{"sdimg", "uefiimg", "gptimg", "biosimg", "mender-convert-grub", "mender-convert-uboot"}, Doc: "A layout of Mender's in place of all else: the disk images of those names, with the same offsets and sizes, from the variables of the build."},
 		{Name: "variables", Type: mapOf(tString), Doc: "Variables of the build for preset, such as source.yocto.NAME.variables: MENDER_STORAGE_TOTAL_SIZE_MB, MENDER_PARTITION_ALIGNMENT and the like. Those that are missing have Mender's defaults."},
@@ -347,8 +347,20 @@ var layoutSchema = &blockSchema{
 			},
 		},
 		{
+			Kind: "ubi", Max: 1,
+			Doc: "Raw NAND or NOR flash in place of a disk. There is no table then, and partitions and slots are UBI volumes, numbered from 0: they have a size, which is rounded up to whole blocks, no place, and no other arguments but filesystem, mount and grow, which lets one volume take the rest of the flash. The slots are called NAMEa and NAMEb, as Mender's U-Boot expects. Images have the format ubi, made by ubinize and mkfs.ubifs. The bundled agent cannot write volumes so far; Mender's clients can.",
+			Attrs: []*attrSchema{
+				{Name: "erase_block", Type: tSize, Required: true, Check: checkPositive, Doc: "Size of a physical erase block (/sys/class/mtd/mtdN/erasesize)."},
+				{Name: "page", Type: tSize, Required: true, Check: checkPositive, Doc: "Smallest write (writesize); 1 for NOR."},
+				{Name: "sub_page", Type: tSize, Check: checkPositive, Doc: "Smallest write inside a page (subpagesize), where the second header goes; by default a page. A kernel attaches no image that was made for another."},
+				{Name: "blocks", Type: tInt, Required: true, Check: checkPositive, Doc: "Number of erase blocks of the MTD partition. UBI keeps four, and on NAND 20 of every 1024 for bad ones."},
+				{Name: "compression", Type: tString, Enum: []string{"lzo", "zlib", "zstd", "none"}, Default: cty.StringVal("lzo"), Doc: "Compression of the UBIFS that are made; what the kernel has must include it."},
+				{Name: "space_fixup", Type: tBool, Default: cty.False, Doc: "Whether a UBIFS that is made repairs its free space at the first mount: needed if what writes the flash does not skip empty pages, as ubiformat does."},
+			},
+		},
+		{
 			Kind: "reserve", Label: "name",
-			Doc: "An area outside every partition, such as the boot loader's environment. What lies at offset 0 and has at most 440 bytes is the boot code of the first sector.",
+			Doc: "An area outside every partition, such as the boot loader's environment. What lies at offset 0 and has at most 440 bytes is the boot code of the first sector; of a file of a whole sector, such as GRUB's boot.img, it takes the beginning.",
 			Attrs: []*attrSchema{
 				{Name: "offset", Type: tSize, Required: true, Check: checkNotNegative, Doc: "Where it starts, from the beginning of the disk."},
 				attrSize,
@@ -373,21 +385,23 @@ var layoutSchema = &blockSchema{
 				attrUUID, attrAttributes, attrMBRType, attrLogical, attrInMBR,
 				{Name: "mount", Type: tString, Check: checkMount, Doc: "Where the device mounts it, an absolute path. What the agent needs goes onto the one with \"/data\"."},
 				{Name: "bootable", Type: tBool, Default: cty.False, Doc: "Whether the firmware boots from it; sets the attribute that U-Boot looks for."},
-				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it takes the rest of disk_size, beyond its size; without disk_size, whether the device lets it grow to the end of its disk. The last partition alone can."},
+				{Name: "grow", Type: tBool, Default: cty.False, Doc: "Whether it takes the rest of disk_size, beyond its size; without disk_size, whether the device lets it grow to the end of its disk. The last partition alone can, or any one volume of raw flash."},
 			},
 		},
 		{
 			Kind: "slots", Label: "name", Max: 1,
-			Doc: "The pair of equal partitions NAME_a and NAME_b that hold the running and the next system. Every layout without a preset has it.",
+			Doc: "The pair of equal partitions NAME_a and NAME_b (on raw flash the volumes NAMEa and NAMEb) that hold the running and the next system. Every layout without a preset has it.",
 			Attrs: []*attrSchema{
-				attrExtent, attrAlign, attrSlotsFS,
+				attrExtent,
+				{Name: "offset", Type: tSize, Check: checkPositive, Doc: "Where NAME_a starts; by default at the next free place. NAME_b follows it."},
+				attrAlign, attrSlotsFS,
 				{Name: "type", Type: tString, Doc: "Type of both partitions: a GUID or a name, as for partition; by default linux."},
 				attrAttributes, attrMBRType, attrLogical, attrInMBR,
 			},
 		},
 	},
 	Exposes: []exposedSchema{
-		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two: name, number in the table, start and size in bytes, filesystem and mount, which is null where there is none."},
+		{Name: "partitions", Type: cty.List(partitionObject), Doc: "All partitions in order, slots as two: name, number in the table, start and size in bytes, filesystem and mount, which is null where there is none; on raw flash start is null, too."},
 		{Name: "slot_size", Type: cty.Number, Doc: "Size of one slot in bytes."},
 	},
 }
@@ -405,7 +419,7 @@ var deviceTypeSchema = &blockSchema{
 		{Name: "architecture", Type: tString, Required: true, Enum: []string{"amd64", "arm64", "arm", "386", "riscv64"}, Doc: "Its processor; arm is 32 bits, arm64 64."},
 		{Name: "layout", Type: refTo("layout"), Required: true, Doc: "The layout of its disk."},
 		{Name: "clients", Type: listOf(tString), Check: checkClients, Doc: "Update clients on the devices in the field: twinkeel (the bundled agent), mender-3 (up to 3.x) and mender-4. They decide which compression artifacts get by default: zstd when all of them read it, which mender-3 does not; without this argument gzip, which all do."},
-		{Name: "storage_device", Type: tString, Default: cty.StringVal("/dev/mmcblk0"), Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it."},
+		{Name: "storage_device", Type: tString, Check: checkDevice, Doc: "The disk on the device, such as /dev/sda: names of partitions follow from it. By default what the layout's preset says, else /dev/mmcblk0. Of raw flash the UBI device, by default /dev/ubi0."},
 	},
 	Blocks: []*blockSchema{{
 		Kind: "bootloader", Min: 1, Max: 1,
@@ -417,11 +431,16 @@ var deviceTypeSchema = &blockSchema{
 				{Name: "loader", Type: tString, Check: checkLoader, Doc: "Path of the loader on it; by default that which firmware looks for, such as EFI/BOOT/BOOTX64.EFI on amd64."},
 			},
 		}, {
+			Name: "grub-bios", Doc: "GRUB on a PC's BIOS with the scripts of grub-mender-grubenv, which keep the environment in files on the boot partition. They are made with the image; boot.img and core.img go into reserves, and what they load onto the partition with a fill.",
+			Attrs: []*attrSchema{
+				{Name: "partition", Type: tString, Doc: "Name of the layout's boot partition: a vfat or ext4 with a mount, by default the one mounted at /boot/grub."},
+			},
+		}, {
 			Name: "u-boot", Doc: "U-Boot with its environment in a reserve of the layout.",
 			Attrs: []*attrSchema{
-				{Name: "environment", Type: tString, Required: true, Doc: "Name of the layout's reserve that holds it."},
-				{Name: "environment_size", Type: tSize, Default: number(64 * kib), Check: checkEnvironmentSize, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE)."},
-				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, one where the reserve begins (CONFIG_ENV_OFFSET) and one where its second half begins (CONFIG_ENV_OFFSET_REDUND), so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it."},
+				{Name: "environment", Type: tString, Doc: "Name of the layout's reserve that holds it. On raw flash NAME of the volume, or with redundant of the volumes NAME-1 and NAME-2, for which a fill of NAME is. Required, unless the layout's preset says where the environment is."},
+				{Name: "environment_size", Type: tSize, Check: checkEnvironmentSize, Doc: "Size of one copy of the environment (CONFIG_ENV_SIZE). By default what the layout's preset says, else 64KiB."},
+				{Name: "redundant", Type: tBool, Default: cty.True, Doc: "Whether there are two copies, one where the reserve begins (CONFIG_ENV_OFFSET) and one where its second half begins (CONFIG_ENV_OFFSET_REDUND), so that a power cut while one is written loses nothing. Mender's U-Boot integration needs it. A preset says itself where the two are."},
 				{Name: "script_vars", Type: mapOf(tString), Doc: "Further variables of the first environment, in place of those of that name in U-Boot's built-in ones. Those that the update itself uses (mender_..., upgrade_available, bootcount, bootlimit) are refused. An image then needs a fill of the environment's reserve with u-boot-initial-env."},
 			},
 		}},
@@ -542,22 +561,23 @@ var artifactSchema = &blockSchema{
 
 var imageSchema = &blockSchema{
 	Kind: "image", Label: "name", ForEach: true, Refers: true,
-	Doc: "A disk image for flashing.",
+	Doc: "An image of a disk or of raw flash, for flashing.",
 	Attrs: []*attrSchema{
 		{Name: "device_type", Type: refTo("device_type"), Required: true, Doc: "The device type that it is for."},
 		{Name: "artifact", Type: refTo("artifact"), Required: true, Doc: "The release that slot A holds, for the same device type; the device reports its name, and trusts the key that signed it."},
 		{Name: "server", Type: refTo("server"), Doc: "The server that the device asks for updates; without one it asks none."},
-		{Name: "formats", Type: listOf(tString), Default: cty.ListVal([]cty.Value{cty.StringVal("raw"), cty.StringVal("bmap")}), Check: checkFormats, Doc: "What to write, all in one pass: raw (a sparse file), bmap (the block map, which makes flashing quick and checks it), gz, xz and zst (the raw image, compressed), android-sparse (for fastboot) and qcow2 (for virtual machines)."},
+		{Name: "formats", Type: listOf(tString), Check: checkFormats, Doc: "What to write, all in one pass; by default raw and bmap, for raw flash ubi, which is all there is then: raw (a sparse file), bmap (the block map, which makes flashing quick and checks it), gz, xz and zst (the raw image, compressed), android-sparse (for fastboot), qcow2 (for virtual machines) and ubi (for ubiformat)."},
 		attrDependsOn,
 	},
 	Blocks: []*blockSchema{{
 		Kind: "fill", Label: "partition",
-		Doc: "What goes into a partition: one of file, files, dir, tar and empty. The name of the slots fills slot A. An ext4 or vfat that nothing fills is an empty file system.",
+		Doc: "What goes into a partition: one of file, files, dir, tar and empty. The name of the slots fills slot A. An ext4 or vfat that nothing fills is an empty file system; a ubifs an empty volume, in which the kernel makes one.",
 		Attrs: []*attrSchema{
 			{Name: "file", Type: tPath, Doc: "A file system image, copied as it is; one that is compressed (gz, bz2, xz, zst, lz4) is unpacked on the way."},
 			{Name: "files", Type: mapOf(tPath), Doc: "Files: path in the file system, without a slash in front = path here. They belong to root, with mode 0644."},
-			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with its modes; all of it belongs to root."},
+			{Name: "dir", Type: tPath, Doc: "A directory whose content goes in, with modes, links, devices and extended attributes (user.*, security.capability and ACLs)."},
 			{Name: "tar", Type: tPath, Doc: "A tar archive whose content goes in with owners, modes, devices, links and extended attributes; it may be compressed."},
+			{Name: "owners", Type: tString, Enum: []string{"keep", "root"}, Doc: "To whom the files of dir or tar belong: those who own them here (keep), or root. By default root for dir, whose files belong to whoever has built them, and keep for tar."},
 			{Name: "empty", Type: tBool, Default: cty.False, Doc: "Nothing: an empty file system, or zeros where there is none."},
 			{Name: "both", Type: tBool, Default: cty.False, Doc: "Whether slot B gets the same. For slots only."},
 		},
@@ -566,7 +586,7 @@ var imageSchema = &blockSchema{
 		{Name: "path", Type: cty.String, Doc: "Path of the image, relative to the pipeline's directory: the raw one, or else the first of formats."},
 		{Name: "paths", Type: cty.Map(cty.String), Doc: "Paths of all that is written, by format."},
 		{Name: "size", Type: cty.Number, Built: true, Doc: "Size of the file at path in bytes."},
-		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path."},
+		{Name: "sha256", Type: cty.String, Built: true, Doc: "SHA-256 of the file at path; null of a raw image above 4GiB, whose zeros would cost more than all else."},
 	},
 }
 

@@ -142,6 +142,13 @@ func (e *evaluator) checkScriptVars(inst *instance, im *Image) {
 	if len(boot.ScriptVars) == 0 || inst.body.open {
 		return
 	}
+	if place := im.DeviceType.Layout.Environment; place != nil && place.Reserve == "" {
+		e.report(fault("Variables without an environment", fmt.Sprintf("%s has script_vars, but U-Boot's environment is in %s, which no image has.", im.DeviceType.Address, place.Device), inst.block.rng.Ptr()))
+		return
+	}
+	if boot.Environment == "" { // not known, or reported
+		return
+	}
 	for _, f := range im.Fills {
 		if f.Partition == boot.Environment {
 			return

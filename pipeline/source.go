@@ -560,25 +560,40 @@ func (y *yocto) glob(pattern string) ([]string, error) {
 
 // filesystemOf recognises a file system image by its magic numbers, or returns "". The size is that of the file system as
 // its superblock has it, and 0 where that is not looked for.
-func (f *facts) filesystemOf(name string) (kind string, size int64, err error) {
+func (f *facts) filesystemOf(name string) (filesystemAt, error) {
 	r, err := f.fs.Open(f.abs(name))
 	if err != nil {
-		return "", 0, f.explain(name, err)
+		return filesystemAt{}, f.explain(name, err)
 	}
 	defer r.Close()
-	kind, size, err = readSuperblock(r)
+	found, err := readSuperblock(r)
 	if err != nil {
 		err = f.explain(name, err)
 	}
-	return kind, size, err
+	return found, err
+}
+
+// packedFilesystem is filesystemOf for what a compressed file unpacks to.
+func (f *facts) packedFilesystem(name string) (filesystemAt, error) {
+	r, err := f.fs.Open(f.abs(name))
+	if err != nil {
+		return filesystemAt{}, f.explain(name, err)
+	}
+	defer r.Close()
+	plain, _, err := unpack.Open(r, name, maxUnpacked)
+	if err != nil {
+		return filesystemAt{}, err
+	}
+	defer plain.Close()
+	return readSuperblock(plain)
 }
 
 // readSuperblock is filesystemOf for the beginning of a file system.
-func readSuperblock(r io.Reader) (kind string, size int64, err error) {
+func readSuperblock(r io.Reader) (filesystemAt, error) {
 	head := make([]byte, 2048)
 	n, err := io.ReadFull(r, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
-		return "", 0, err
+		return filesystemAt{}, err
 	}
 	clear(head[n:])
 	le := binary.LittleEndian
@@ -589,17 +604,20 @@ func readSuperblock(r io.Reader) (kind string, size int64, err error) {
 			blocks |= uint64(le.Uint32(super[0x150:])) << 32
 		}
 		if shift > 6 || blocks > 1<<46 { // no size that exists
-			return "", 0, nil
+			return filesystemAt{}, nil
 		}
-		return "ext4", int64(blocks << (10 + shift)), nil
+		return filesystemAt{"ext4", int64(blocks << (10 + shift)), 1024 << shift}, nil
+	case le.Uint32(head) == 0x06101831 && head[20] == 6: // a node of UBIFS, the superblock
+		return filesystemAt{ubifs, int64(min(uint64(le.Uint32(head[36:]))*uint64(le.Uint32(head[40:])), 1<<62)), 0}, nil
 	case bytes.HasPrefix(head, []byte("hsqs")):
-		return "squashfs", int64(min(le.Uint64(head[40:]), 1<<62)), nil
+		return filesystemAt{"squashfs", int64(min(le.Uint64(head[40:]), 1<<62)), 0}, nil
 	case le.Uint32(super) == 0xE0F5E1E2:
-		return "erofs", int64(le.Uint32(super[36:])) << min(super[12], 16), nil
+		shift := min(super[12], 16)
+		return filesystemAt{"erofs", int64(le.Uint32(super[36:])) << shift, 1 << shift}, nil
 	case head[510] == 0x55 && head[511] == 0xAA && (bytes.HasPrefix(head[54:], []byte("FAT")) || bytes.HasPrefix(head[82:], []byte("FAT32"))):
-		return "vfat", 0, nil
+		return filesystemAt{"vfat", 0, int64(le.Uint16(head[11:]))}, nil
 	}
-	return "", 0, nil
+	return filesystemAt{}, nil
 }
 
 // compressed tells whether a file begins as compressed ones do.

@@ -53,24 +53,11 @@ func (y *yocto) findPacked(base, ext, suffix string) (found bool, err error) {
 
 // packedFilesystem looks at the beginning of the compressed root file system.
 func (y *yocto) packedFilesystem() (filesystemAt, error) {
-	r, err := y.facts.fs.Open(y.facts.abs(y.rootfs))
-	if err != nil {
-		return filesystemAt{}, y.facts.explain(y.rootfs, err)
+	found, err := y.facts.packedFilesystem(y.rootfs)
+	if found.kind == "squashfs" { // mksquashfs fills its last block
+		found.size = (found.size + 4095) &^ 4095
 	}
-	defer r.Close()
-	plain, _, err := unpack.Open(r, y.rootfs, maxUnpacked)
-	if err != nil {
-		return filesystemAt{}, err
-	}
-	defer plain.Close()
-	kind, size, err := readSuperblock(plain)
-	if err != nil {
-		return filesystemAt{}, err
-	}
-	if kind == "squashfs" { // mksquashfs fills its last block
-		size = (size + 4095) &^ 4095
-	}
-	return filesystemAt{kind, size}, nil
+	return found, err
 }
 
 // rootfsValues are what a source says of its root file system. A compressed one becomes an action, and its superblock tells

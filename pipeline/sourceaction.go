@@ -67,13 +67,17 @@ type Exec struct {
 	Outputs           map[string]string `json:"outputs"`          // name to path below the action's Dir, relative
 }
 
-// FileCheck is a question about a file that a source action makes, and which can be asked when it is there.
+// FileCheck is a question about a file for a slot, a partition or a reserve. Of a file that a source action makes it can be
+// asked when it is there.
 type FileCheck struct {
 	File       string // absolute
 	Place      string // what it must fit into, in words
 	Size       int64  // of that, bytes
-	Filesystem string // of that; "none" takes everything
-	Packed     bool   // it may be compressed, and is unpacked where it goes
+	Filesystem string // of that; "none" takes everything, and so does a reserve, which has none
+	Sector     int64  // of the disk, bytes
+	Flash      bool   // it is raw flash, where no file system but ubifs can be declared
+	Slot       bool   // the device boots from there, and whatever is there as it is
+	Packed     bool   // where a file system is wanted it may be compressed, and is unpacked where it goes
 }
 
 // sources knows what the source actions of one evaluation make.
@@ -84,8 +88,9 @@ type sources struct {
 
 // filesystemAt is what a superblock says.
 type filesystemAt struct {
-	kind string
-	size int64 // bytes
+	kind  string
+	size  int64 // bytes
+	block int64 // bytes, the least it reads and writes; 0: not known, or any will do
 }
 
 func (s *sources) add(a *SourceAction) {
@@ -222,26 +227,64 @@ func (e *evaluator) onlySources(targets []string, chosen []*instance) {
 	}
 }
 
-// problemOf says what is wrong with a file system image for its place: that it is larger, or of another kind than the
-// layout promises. An empty summary means nothing.
+// problemOf says what is wrong with a file for its place: that it is larger, of another kind than the layout promises, or
+// compressed where nothing unpacks it. An empty summary means nothing.
 func (c FileCheck) problemOf(f *facts, shown string) (summary, detail string) {
 	got, err := f.regular(c.File)
 	if err != nil {
 		return "", "" // reported where the file is named
 	}
-	kind, whole, err := "", int64(0), error(nil)
+	var found filesystemAt
 	if got > 0 && got <= c.Size {
-		kind, whole, err = f.filesystemOf(c.File)
-		if c.Packed && kind == "" && f.compressed(c.File) { // looked at when it is unpacked
-			return "", ""
+		found, err = f.filesystemOf(c.File)
+		if found.kind == "" && f.compressed(c.File) {
+			return c.problemInside(f, shown)
 		}
 	}
-	return c.judge(shown, got, kind, whole, err)
+	return c.judge(shown, got, found, err)
 }
 
+// problemInside is problemOf for a compressed file.
+func (c FileCheck) problemInside(f *facts, shown string) (summary, detail string) {
+	inside, _ := f.packedFilesystem(c.File) // whether all of it can be unpacked is seen when it is
+	switch {
+	case c.declared() && c.Packed:
+		if inside.kind == "" {
+			return "", ""
+		}
+		return c.judge("What is in "+shown, max(inside.size, 1), inside, nil)
+	case c.Slot && !c.Packed:
+		return "Compressed file", fmt.Sprintf("%s is compressed. Devices write the payload as it is, and could not boot from what %s would hold. Decompress it first; the artifact is compressed by itself.", shown, c.Place)
+	case c.Slot:
+		return "Compressed file", fmt.Sprintf("%s is compressed, and %s has filesystem = \"none\", so it would be copied as it is and the device could not boot from it. %s", shown, c.Place, c.unpackAdvice(inside.kind))
+	}
+	return "", ""
+}
+
+// doubtOf tells of a compressed file system where one is copied as it is. It is no error: there may be something that reads it.
+func (c FileCheck) doubtOf(f *facts, shown string) string {
+	if c.declared() || c.Slot || !f.compressed(c.File) {
+		return ""
+	}
+	inside, err := f.packedFilesystem(c.File)
+	if err != nil || inside.kind == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s holds a compressed %s file system, and is copied into %s as it is. %s", shown, inside.kind, c.Place, c.unpackAdvice(inside.kind))
+}
+
+func (c FileCheck) unpackAdvice(kind string) string {
+	if kind == "" || c.Filesystem == "" || c.Flash && kind != ubifs {
+		return "Decompress it first."
+	}
+	return fmt.Sprintf("Set filesystem = %q there to have it unpacked, or decompress it first.", kind)
+}
+
+// declared tells that a certain file system is wanted.
+func (c FileCheck) declared() bool { return c.Filesystem != "none" && c.Filesystem != "" }
+
 // judge is problemOf for a file of which that is known.
-func (c FileCheck) judge(shown string, got int64, kind string, whole int64, err error) (summary, detail string) {
-	declared := c.Filesystem != "none" && c.Filesystem != ""
+func (c FileCheck) judge(shown string, got int64, found filesystemAt, err error) (summary, detail string) {
 	switch {
 	case got > c.Size:
 		return "File system too large for its place", fmt.Sprintf("%s has %s, but %s has only %s. Make it larger in the layout, or the file smaller.",
@@ -250,12 +293,19 @@ func (c FileCheck) judge(shown string, got int64, kind string, whole int64, err 
 		return "Empty file", fmt.Sprintf("%s is empty; the build that makes it was probably interrupted.", shown)
 	case err != nil:
 		return "Cannot read file", sentence(err.Error())
-	case declared && kind == "":
+	case c.declared() && found.kind == "":
 		return "Wrong file system", fmt.Sprintf("%s is no file system, or a compressed one, but %s is declared as %s.", shown, c.Place, c.Filesystem)
-	case declared && kind != c.Filesystem:
-		return "Wrong file system", fmt.Sprintf("%s holds %s, but %s is declared as %s.", shown, kind, c.Place, c.Filesystem)
-	case whole > got:
-		return "Truncated file", fmt.Sprintf("%s has %s, but the %s file system in it has %s; the build or the copy was probably interrupted.", shown, formatSize(got), kind, formatSize(whole))
+	case c.declared() && found.kind != c.Filesystem:
+		return "Wrong file system", fmt.Sprintf("%s holds %s, but %s is declared as %s.", shown, found.kind, c.Place, c.Filesystem)
+	case found.size > got:
+		return "Truncated file", fmt.Sprintf("%s has %s, but the %s file system in it has %s; the build or the copy was probably interrupted.", shown, formatSize(got), found.kind, formatSize(found.size))
+	case c.declared() && found.block != 0 && found.block < c.Sector:
+		unit, option := "blocks", "b"
+		if found.kind == "vfat" {
+			unit, option = "sectors", "S"
+		}
+		return "File system for smaller sectors", fmt.Sprintf("%s has %s of %d bytes, but %s is on a disk with sectors of %d, where Linux cannot mount it. Make it with mkfs.%s -%s %d.",
+			shown, unit, found.block, c.Place, c.Sector, found.kind, option, c.Sector)
 	}
 	return "", ""
 }

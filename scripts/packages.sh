@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that a target of the Makefile needs, or says which are missing.
 #
-#   packages.sh demo|test [--optional]
+#   packages.sh demo|test|nand [--optional]
 #
 # With --optional a machine without them is no error: the tests that need them say that they are skipped.
 set -eu
@@ -16,6 +16,7 @@ test) wanted="$image_tools busybox:busybox-static mkimage:u-boot-tools fakeroot:
 	mender-cli:mender-cli mender:mender-client sgdisk:gdisk sfdisk:fdisk parted:parted rsvg-convert:librsvg2-bin partx:util-linux fw_printenv:libubootenv-tool grub-editenv:grub-common
 	openssl:openssl ssh-agent:openssh-client softhsm2-util:softhsm2 pkcs11-tool:opensc gcc:gcc gencat:libc6-dev mksquashfs:squashfs-tools jq:jq
 	bmaptool:bmap-tools simg2img:android-sdk-libsparse-utils qemu-img:qemu-utils ubinize:mtd-utils zstd:zstd xz:xz-utils" ;;
+nand) wanted="qemu-system-x86_64:qemu-system-x86 busybox:busybox-static ubinize:mtd-utils fw_printenv:libubootenv-tool dpkg-deb:dpkg" ;;
 *) echo "packages.sh: no set $set_name" >&2 && exit 2 ;;
 esac
 

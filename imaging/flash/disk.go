@@ -341,11 +341,17 @@ func (d *Disk) CheckImage(img *Image) error {
 	if d.Kind != KindFile && img.Size > d.Size {
 		return &TooSmallError{Target: d.Path, Need: img.Size, Size: d.Size}
 	}
-	if m := img.Map; m != nil && d.Kind == KindDisk && m.SectorSize != d.SectorSize {
+	if d.Kind == KindFile { // which has no sectors
+		return nil
+	}
+	if m := img.Map; m != nil && m.SectorSize != d.SectorSize {
 		return &RefusedError{
 			d.Path, fmt.Sprintf("the image is for disks with sectors of %d bytes, this one has %d", m.SectorSize, d.SectorSize),
 			"make the image for this kind of disk: sector_size in its layout",
 		}
+	}
+	if reason, advice := img.Filesystem.Unfit(d.SectorSize); reason != "" {
+		return &RefusedError{d.Path, reason, advice}
 	}
 	return nil
 }

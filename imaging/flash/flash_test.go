@@ -643,7 +643,17 @@ func TestRefusedImages(t *testing.T) {
 		"empty":     {func(t *testing.T, d string) string { return store(t, d+"/board.img", nil) }, ImageOptions{}, 0, "it is empty"},
 		"a bmap":    {func(_ *testing.T, d string) string { good(d); return d + "/board.img.bmap" }, ImageOptions{}, 0, "a block map, not an image"},
 		"qcow2":     {func(t *testing.T, d string) string { return store(t, d+"/x", []byte("QFI\xfb1234")) }, ImageOptions{}, 0, "qcow2"},
-		"a folder":  {func(_ *testing.T, d string) string { return d }, ImageOptions{}, 0, "not a file"},
+		"vmdk":      {func(t *testing.T, d string) string { return store(t, d+"/x", []byte("KDMV1234")) }, ImageOptions{}, 0, "it is a VMDK disk"},
+		"fixed vhd": {func(t *testing.T, d string) string {
+			return store(t, d+"/x", append(make([]byte, 4096), append([]byte("conectix"), make([]byte, 504)...)...))
+		}, ImageOptions{}, 0, "it is a VHD disk"},
+		"key":           {func(t *testing.T, d string) string { return store(t, d+"/x", []byte("-----BEGIN PRIVATE KEY-----\n")) }, ImageOptions{}, 0, "it is a key or certificate (PEM), not a disk image"},
+		"text":          {func(t *testing.T, d string) string { return store(t, d+"/x", []byte("hello")) }, ImageOptions{}, 0, "it has no partition table, no file system"},
+		"text, packed":  {func(t *testing.T, d string) string { return store(t, d+"/x.gz", zipped(t, []byte("hello"))) }, ImageOptions{}, 0, "it has no partition table, no file system"},
+		"text, meant":   {func(t *testing.T, d string) string { return store(t, d+"/x", []byte("hello")) }, ImageOptions{Raw: true}, 0, ""},
+		"boot code":     {func(t *testing.T, d string) string { return store(t, d+"/x", append(make([]byte, 510), 0x55, 0xaa)) }, ImageOptions{}, 0, ""},
+		"a file system": {func(t *testing.T, d string) string { return store(t, d+"/x", append(make([]byte, 1080), 0x53, 0xef)) }, ImageOptions{}, 0, ""},
+		"a folder":      {func(_ *testing.T, d string) string { return d }, ImageOptions{}, 0, "not a file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,6 +2,7 @@ package flash
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ const maxImage = int64(1) << 50
 type ImageOptions struct {
 	Bmap   string // path of the block map; "": NAME.bmap, if it is there
 	NoBmap bool   // write everything
+	Raw    bool   // take what is neither a disk nor a file system
 	SHA256 string // of the file as it is; "": of NAME.sha256, if it is there
 	// Keyring is nil when signatures are not asked for. Otherwise the block map, or without one the image, needs a signature
 	// by one of these keys in NAME.sig.
@@ -37,6 +39,8 @@ type Image struct {
 	// Map is the partition table; nil when the image has none that is known. When the image is compressed, what its file
 	// systems are is not known before it is written.
 	Map *imaging.Map
+	// Filesystem is what the image begins with when it has no partition table.
+	Filesystem imaging.Filesystem
 	// Size in bytes; of a compressed image without a block map 0 before [Image.Check].
 	Size   int64
 	Format unpack.Format
@@ -251,42 +255,70 @@ func (m *Image) streamError(err error) error {
 	return err
 }
 
-// readMap looks at the partition table. Of a compressed image only the first bytes are read for that.
+// rawFlash refuses an image that no disk can use, and that would cost raw flash its erase counters.
+func (m *Image) rawFlash(err error) error {
+	return &ImageError{Path: m.Path, Reason: "it is a UBI image for raw flash, not for a disk", Advice: "on the device: ubiformat /dev/mtdN -f " + filepath.Base(m.Path), Err: err}
+}
+
+// readMap looks at the partition table, or else at the file system. Of a compressed image only the first bytes are read for
+// that. One without a table, such as a file system for a partition, can be flashed, too.
 func (m *Image) readMap(stream io.Reader) error {
 	if m.Format == unpack.None {
-		found, err := imaging.ReadMap(m.file, m.Size)
-		if err == nil {
-			m.Map = found
-		}
-		return nil // one without a table, such as a file system for a partition, can be flashed, too
+		return m.look(m.file, m.Size)
 	}
 	head := make([]byte, mib)
 	n, err := io.ReadFull(stream, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return m.streamError(err)
 	}
-	size := m.Size
-	if size == 0 {
-		size = maxImage
+	if err := m.look(headReader(head[:n]), cmp.Or(m.Size, maxImage)); err != nil || m.Map == nil {
+		return err
 	}
-	found, err := imaging.ReadMap(headReader(head[:n]), size)
-	if err != nil {
-		return nil //nolint:nilerr // as above
-	}
-	found.Damaged = "" // the end, where the backup is, was not read
+	m.Map.Damaged = "" // the end, where the backup is, was not read
 	end := int64(0)
-	for i := range found.Regions {
-		r := &found.Regions[i]
+	for i := range m.Map.Regions {
+		r := &m.Map.Regions[i]
 		if r.Kind == imaging.KindPartition {
 			r.Filesystem = "not read yet"
 		}
 		end = max(end, r.End())
 	}
 	if m.Size == 0 {
-		found.Size = end
+		m.Map.Size = end
 	}
-	m.Map = found
 	return nil
+}
+
+// look finds out what an image is, and refuses a file that was named by mistake: a key, an archive, the disk of a virtual
+// machine.
+func (m *Image) look(r io.ReaderAt, size int64) error {
+	found, err := imaging.ReadMap(r, size)
+	if err == nil {
+		m.Map = found
+		return nil
+	}
+	if errors.Is(err, imaging.ErrUBI) {
+		return m.rawFlash(err)
+	}
+	if m.Filesystem, err = imaging.Probe(r, size); err != nil {
+		return fileError(m.Path, err)
+	}
+	if m.Filesystem.Kind != "" || m.o.Raw {
+		return nil
+	}
+	what, nature := imaging.Recognise(r, size)
+	advice := "name the image; to write this file all the same, such as a boot loader, add --raw"
+	switch {
+	case nature == imaging.OnDisk:
+		return nil
+	case nature == imaging.VirtualDisk:
+		advice = "convert it: qemu-img convert -O raw FILE board.img"
+	case what == "":
+		what = "no disk image: it has no partition table, no file system that is known here, and no boot code"
+	default:
+		what += ", not a disk image"
+	}
+	return &ImageError{Path: m.Path, Reason: "it is " + what, Advice: advice}
 }
 
 // headReader is a disk of which only the first bytes are known; all others are zeros.

@@ -12,7 +12,7 @@ import (
 )
 
 // loopDevice is a block device over a file of 0xa5.
-func loopDevice(t *testing.T, size int64) string {
+func loopDevice(t *testing.T, size int64, options ...string) string {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("loop devices need root")
@@ -20,13 +20,38 @@ func loopDevice(t *testing.T, size int64) string {
 	b := make([]byte, size)
 	fillA5(b)
 	backing := store(t, filepath.Join(t.TempDir(), "disk"), b)
-	out, err := exec.CommandContext(t.Context(), "losetup", "-f", "--show", backing).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "losetup", append(options, "-f", "--show", backing)...).CombinedOutput()
 	if err != nil {
 		t.Skipf("losetup: %v: %s", err, out)
 	}
 	dev := strings.TrimSpace(string(out))
 	t.Cleanup(func() { _ = exec.CommandContext(context.WithoutCancel(t.Context()), "losetup", "-d", dev).Run() })
 	return dev
+}
+
+// TestSectorSizeOfLoop: an image for sectors of 512 bytes is not for a device with larger ones, whatever kind of device.
+func TestSectorSizeOfLoop(t *testing.T) {
+	t.Parallel()
+	dev := loopDevice(t, testSize+mib, "-b", "4096")
+	d, err := Host().Inspect(dev, Permit{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := testImage(1)
+	var refused *RefusedError
+	if err := d.CheckImage(checked(t, content, nil, true)); !errors.As(err, &refused) || !strings.Contains(err.Error(), "sectors of 512 bytes, this one has 4096") {
+		t.Errorf("%v", err)
+	}
+	ext4 := make([]byte, 2*mib)
+	copy(ext4[1024+56:], "\x53\xef") // with blocks of 1 KiB
+	img := checked(t, ext4, nil, false)
+	if err := d.CheckImage(img); !errors.As(err, &refused) || refused.Advice != "make it with mkfs.ext4 -b 4096" {
+		t.Errorf("%v", err)
+	}
+	d.SectorSize = 512
+	if err := d.CheckImage(img); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestLoopDevice goes through the kernel: claiming, zeroing, pacing, dropping caches.

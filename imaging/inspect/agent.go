@@ -52,6 +52,18 @@ func (d *Disk) findAgent() (*Agent, imaging.Region) {
 	return nil, imaging.Region{}
 }
 
+// FindAgent looks for the partition that has the agent's directory, and names the slots by the agent's configuration where the
+// table's names do not.
+func (d *Disk) FindAgent() (agent *Agent, data imaging.Region, found bool) {
+	agent, data = d.findAgent()
+	if agent == nil {
+		return nil, data, false
+	}
+	agent.check(d.Map) // what is wrong is for Verify to say
+	agent.markSlots(d.Map)
+	return agent, data, true
+}
+
 // agentConfig is what of mender.conf is looked at.
 type agentConfig struct {
 	ServerURL          string

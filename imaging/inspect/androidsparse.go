@@ -51,7 +51,7 @@ func openAndroidSparse(r io.ReaderAt, size int64) (*androidSparse, error) {
 	case le.Uint32(b) != sparseMagic:
 		return nil, damaged(FormatAndroidSparse, "no signature")
 	case le.Uint16(b[4:]) != 1:
-		return nil, fmt.Errorf("an Android sparse image of version %d: %w", le.Uint16(b[4:]), errors.ErrUnsupported)
+		return nil, &UnsupportedError{fmt.Sprintf("an Android sparse image of version %d", le.Uint16(b[4:])), ""}
 	case header < sparseHeader || chunkHeader < sparseChunkHeader:
 		return nil, damaged(FormatAndroidSparse, "headers of %d and %d bytes", header, chunkHeader)
 	case block < 512 || block > 16<<20 || block%4 != 0:
@@ -59,7 +59,7 @@ func openAndroidSparse(r io.ReaderAt, size int64) (*androidSparse, error) {
 	case block*blocks > maxDiskSize:
 		return nil, damaged(FormatAndroidSparse, "%d blocks of %d bytes", blocks, block)
 	case count > maxSparseChunks:
-		return nil, fmt.Errorf("an Android sparse image of %d pieces, more than %d: %w", count, maxSparseChunks, errors.ErrUnsupported)
+		return nil, &UnsupportedError{fmt.Sprintf("an Android sparse image of %d pieces, more than %d", count, maxSparseChunks), ""}
 	}
 	a := &androidSparse{r: r, size: block * blocks}
 	if err := in.skip(header - sparseHeader); err != nil {

@@ -71,6 +71,19 @@ func (e *DamagedError) Error() string {
 	return "the " + map[string]string{FormatAndroidSparse: "Android sparse", FormatQCOW2: "qcow2"}[e.Format] + " image is damaged: " + e.Reason
 }
 
+// UnsupportedError says that an image is in a container that is not read here. It is an [errors.ErrUnsupported].
+type UnsupportedError struct{ What, Advice string }
+
+func (e *UnsupportedError) Error() string { return "it is " + e.What }
+
+// Hint says what to do about it.
+func (e *UnsupportedError) Hint() string { return e.Advice }
+
+// Is tells programs what kind of error it is.
+func (e *UnsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+const convertAdvice = "convert it: qemu-img convert -O raw FILE board.img"
+
 func damaged(format, reason string, args ...any) error {
 	return &DamagedError{format, fmt.Sprintf(reason, args...)}
 }
@@ -86,6 +99,20 @@ func Open(ctx context.Context, path string, o Options) (*Disk, error) {
 	if err := d.open(ctx, o); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return d, nil
+}
+
+// OpenFile is [Open] for a raw image that is open already; path is its name in messages. Its owner closes f, not the Disk.
+func OpenFile(f *os.File, path string) (*Disk, error) {
+	d := &Disk{Path: path, Format: FormatRaw, file: f, ReaderAt: f}
+	var err error
+	if d.Size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	d.Map, d.NoTable = imaging.ReadMap(d, d.Size)
+	if d.NoTable != nil && !errors.Is(d.NoTable, imaging.ErrNoTable) {
+		return nil, fmt.Errorf("%s: %w", path, d.NoTable)
 	}
 	return d, nil
 }
@@ -123,8 +150,34 @@ func (d *Disk) open(ctx context.Context, o Options) error {
 		return err
 	}
 	d.Map, d.NoTable = imaging.ReadMap(d, d.Size)
-	if d.NoTable != nil && !errors.Is(d.NoTable, imaging.ErrNoTable) {
+	if d.NoTable == nil {
+		return nil
+	}
+	if !errors.Is(d.NoTable, imaging.ErrNoTable) {
 		return d.NoTable
+	}
+	if errors.Is(d.NoTable, imaging.ErrUBI) { // which says what it is
+		return nil
+	}
+	return d.explainNoTable()
+}
+
+// explainNoTable says what a disk without a partition table is instead.
+func (d *Disk) explainNoTable() error {
+	found, err := imaging.Probe(d, d.Size)
+	if err != nil {
+		return err
+	}
+	what, nature := found.Kind, imaging.OnDisk
+	if what == "" {
+		what, nature = imaging.Recognise(d, d.Size)
+	}
+	switch {
+	case nature == imaging.VirtualDisk:
+		return &UnsupportedError{what, convertAdvice}
+	case nature == imaging.OnDisk && strings.HasPrefix(what, "a disk with"): // whose table is damaged, which the error says
+	case what != "":
+		d.NoTable = &shortened{"no partition table: it is " + what, d.NoTable}
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ const (
 	CodePartitionEnd     = "partition-end"      // a partition ends behind the disk
 	CodeFilesystem       = "filesystem"         // it is damaged
 	CodeFilesystemSize   = "filesystem-size"    // it is larger than its partition
+	CodeFilesystemBlock  = "filesystem-block"   // its blocks are smaller than the disk's sectors
 	CodeFilesystemDirty  = "filesystem-dirty"   // it was not unmounted
 	CodeFilesystemErrors = "filesystem-errors"  // the kernel has noted errors in it
 	CodeFilesystemCheck  = "filesystem-check"   // e2fsck or fsck.vfat found something

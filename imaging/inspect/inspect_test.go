@@ -279,6 +279,69 @@ func TestVerifyFinds(t *testing.T) {
 	}
 }
 
+// TestOtherContainers: what is not read is named, with what to do.
+func TestOtherContainers(t *testing.T) {
+	t.Parallel()
+	backed := make([]byte, 112)
+	copy(backed, "QFI\xfb\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x00\x70")
+	for name, c := range map[string]struct{ content, want string }{
+		"backing file": {string(backed), "it is a qcow2 image that has only what differs from another one (its backing file)"},
+		"vmdk":         {"KDMV" + string(make([]byte, 4096)), "it is a VMDK disk"},
+		"vhdx":         {"vhdxfile" + string(make([]byte, 4096)), "it is a VHDX disk"},
+		"fixed vhd":    {string(make([]byte, 4096)) + "conectix" + string(make([]byte, 504)), "it is a VHD disk"},
+	} {
+		path := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(t.Context(), path, Options{})
+		var unsupported *UnsupportedError
+		if !errors.As(err, &unsupported) || !errors.Is(err, errors.ErrUnsupported) || err.Error() != path+": "+c.want || unsupported.Hint() != convertAdvice {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	iso := make([]byte, 40<<10)
+	copy(iso[0x8001:], "CD001")
+	path := filepath.Join(t.TempDir(), "disk.iso")
+	if err := os.WriteFile(path, iso, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, path)
+	if !errors.Is(d.NoTable, imaging.ErrNoTable) || d.NoTable.Error() != "no partition table: it is iso9660" {
+		t.Error(d.NoTable)
+	}
+}
+
+// TestVerifySmallBlocks: a file system that no kernel mounts from a disk with such sectors.
+func TestVerifySmallBlocks(t *testing.T) {
+	t.Parallel()
+	need(t, "mke2fs")
+	dir := t.TempDir()
+	part := filepath.Join(dir, "ext4")
+	if err := os.WriteFile(part, make([]byte, 4*mib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool, err := findTool("mke2fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), tool, "-q", "-t", "ext4", "-b", "1024", part).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	// With "none" it is copied without a question.
+	disk := filepath.Join(dir, "disk.img")
+	if _, err := imaging.Write(t.Context(), disk, &imaging.Image{
+		Layout:   imaging.Layout{SectorSize: 4096, Partitions: []imaging.Partition{{Name: "raw", Size: 4 * mib}}},
+		Contents: map[string]imaging.Content{"raw": {File: part}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r := verify(t, disk, VerifyOptions{NoDigests: true, Check: CheckNever})
+	if len(r.Findings) != 1 || r.Findings[0].Code != CodeFilesystemBlock || r.Findings[0].Hint != "make it with mkfs.ext4 -b 4096" {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 func putEnv(t *testing.T, change map[string]string) func(b []byte) []byte {
 	return func(b []byte) []byte {
 		copy(b[envOffset:], environment(t, 2, change))

@@ -53,7 +53,7 @@ func openQCOW2(r io.ReaderAt, fileSize int64) (*qcow2, error) {
 	bits, size := be.Uint32(b[20:]), be.Uint64(b[24:])
 	l1, l1At := int64(be.Uint32(b[36:])), be.Uint64(b[40:])
 	unsupported := func(what string) error {
-		return fmt.Errorf("a qcow2 image %s; convert it with qemu-img convert -O raw: %w", what, errors.ErrUnsupported)
+		return &UnsupportedError{"a qcow2 image " + what, convertAdvice}
 	}
 	switch {
 	case be.Uint32(b) != qcowMagic:
@@ -61,7 +61,7 @@ func openQCOW2(r io.ReaderAt, fileSize int64) (*qcow2, error) {
 	case version != 2 && version != 3:
 		return nil, unsupported(fmt.Sprintf("of version %d", version))
 	case be.Uint64(b[8:]) != 0:
-		return nil, unsupported("that needs another one behind it (a backing file)")
+		return nil, unsupported("that has only what differs from another one (its backing file)")
 	case be.Uint32(b[32:]) != 0:
 		return nil, unsupported("that is encrypted")
 	case bits < 9 || bits > 21:

@@ -157,7 +157,7 @@ func (v *verification) gpt(m *imaging.Map) {
 		case backup.Alternate != 1:
 			v.add(CodeTableDiffers, SeverityError, placeBackup, "", "it says that the first table is in sector %d", backup.Alternate)
 		case primary.Alternate != last:
-			v.add(CodeTableEnd, SeverityWarning, placeBackup, "twinkeel image resize moves it there",
+			v.add(CodeTableEnd, SeverityWarning, placeBackup, resizeHint(v.d),
 				"it is not at the end of the disk: %s lie behind it", imaging.FormatSize(int64(last-primary.Alternate)*m.SectorSize))
 		}
 	}
@@ -168,6 +168,14 @@ func (v *verification) gpt(m *imaging.Map) {
 	if reason := protective(mbr, last); reason != "" && m.Table == imaging.TableGPT {
 		v.add(CodeTableMBR, SeverityWarning, "first sector (MBR)", "", "%s", reason)
 	}
+}
+
+// resizeHint is the command that moves the backup table to the end of an image, or of the medium an image is for.
+func resizeHint(d *Disk) string {
+	if d.Device {
+		return "sgdisk -e " + d.Path + " moves it there"
+	}
+	return fmt.Sprintf("twinkeel image resize %s %d moves it there", d.Path, d.Size)
 }
 
 // protective says what is wrong with the MBR of a GPT: old programs must see one partition over the whole disk.
@@ -217,6 +225,9 @@ func (v *verification) partition(ctx context.Context, p imaging.Region) error {
 				fmt.Sprintf("the file system has %s, the partition only %s", imaging.FormatSize(u.Size), imaging.FormatSize(p.Size)), "",
 			}}
 		}
+	}
+	if reason, advice := u.Unfit(v.d.Map.SectorSize); reason != "" {
+		problems = append(problems, problem{CodeFilesystemBlock, SeverityError, reason, advice})
 	}
 	if len(problems) == 0 && u.Kind != "" && u.Compressed == "" {
 		if _, _, err := imaging.OpenFilesystem(section, p.Size); err != nil && !errors.Is(err, errors.ErrUnsupported) {
@@ -282,20 +293,30 @@ func (v *verification) environments() {
 		p, ok := v.d.Map.Partition(boot.Partition)
 		switch {
 		case boot.Partition == 0:
-			v.add(CodeEnvironmentBoot, SeverityError, "environment", "twinkeel image set-env corrects it", "%s", boot.Why)
+			v.add(CodeEnvironmentBoot, SeverityError, "environment", setEnvHint(v.d), "%s", boot.Why)
 		case !ok:
-			v.add(CodeEnvironmentBoot, SeverityError, "environment", "twinkeel image set-env corrects it",
+			v.add(CodeEnvironmentBoot, SeverityError, "environment", setEnvHint(v.d),
 				"it would boot partition %d, which is not there", boot.Partition)
 		case p.Filesystem == imaging.FilesystemNone:
 			v.add(CodeEnvironmentBoot, SeverityError, "environment", "", "it would boot partition %s, which holds no file system", Title(p))
 		}
 		if hex := e.Variables[bootenv.VarBootPartHex]; hex != "" {
 			if n, err := strconv.ParseUint(hex, 16, 16); err != nil || strconv.FormatUint(n, 10) != e.Variables[bootenv.VarBootPart] {
-				v.add(CodeEnvironmentBoot, SeverityError, "environment", "twinkeel image set-env corrects it",
+				v.add(CodeEnvironmentBoot, SeverityError, "environment", setEnvHint(v.d),
 					"%s is %q and %s is %q: they name two partitions", bootenv.VarBootPart, e.Variables[bootenv.VarBootPart], bootenv.VarBootPartHex, hex)
 			}
 		}
 	}
+}
+
+// setEnvHint is the command that lets the boot loader start slot A.
+func setEnvHint(d *Disk) string {
+	for _, p := range d.partitions() {
+		if p.Slot == "a" {
+			return fmt.Sprintf("twinkeel image set-env %s %s=%d %s=%x", d.Path, bootenv.VarBootPart, p.Number, bootenv.VarBootPartHex, p.Number)
+		}
+	}
+	return fmt.Sprintf("twinkeel image set-env %s %s=NUMBER %s=HEX", d.Path, bootenv.VarBootPart, bootenv.VarBootPartHex)
 }
 
 // environment reports copies that cannot be used.

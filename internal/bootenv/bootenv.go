@@ -81,8 +81,8 @@ func checkValue(name, value string) error {
 	return nil
 }
 
-// apply returns vars with the changes made; an empty value removes the variable, as in fw_setenv.
-func apply(vars, changes map[string]string) (map[string]string, error) {
+// Apply returns vars with the changes made; an empty value removes the variable, as in fw_setenv.
+func Apply(vars, changes map[string]string) (map[string]string, error) {
 	out := maps.Clone(vars)
 	if out == nil {
 		out = make(map[string]string)

@@ -16,6 +16,7 @@ type Location struct {
 	Path   string
 	Offset int64
 	Size   int64
+	Sector int64 // of flash, which fw_setenv erases at once; 0: none
 }
 
 func (l Location) String() string {
@@ -110,7 +111,7 @@ func parseConfigLine(fields []string) (Location, error) {
 		}
 	}
 	size, _ := parseHex(fields[2])
-	loc := Location{Path: fields[0], Offset: offset, Size: size}
+	loc := Location{Path: fields[0], Offset: offset, Size: size} // Sector matters to whoever erases, which nobody does here
 	return loc, loc.check()
 }
 
@@ -139,7 +140,11 @@ func FormatFwEnvConfig(locs []Location) []byte {
 	var b bytes.Buffer
 	b.WriteString("# device offset size\n")
 	for _, l := range locs {
-		fmt.Fprintf(&b, "%s 0x%x 0x%x\n", l.Path, l.Offset, l.Size)
+		fmt.Fprintf(&b, "%s 0x%x 0x%x", l.Path, l.Offset, l.Size)
+		if l.Sector > 0 {
+			fmt.Fprintf(&b, " 0x%x", l.Sector)
+		}
+		b.WriteByte('\n')
 	}
 	return b.Bytes()
 }

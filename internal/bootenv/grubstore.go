@@ -104,7 +104,7 @@ func (g *GRUB) Update(changes map[string]string) error {
 		return err
 	}
 	old := states[current].vars
-	vars, err := apply(old, changes)
+	vars, err := Apply(old, changes)
 	if err != nil {
 		return err
 	}

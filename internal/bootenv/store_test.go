@@ -184,25 +184,25 @@ func TestUBootBothCopiesBad(t *testing.T) {
 func TestOpenUBootRefuses(t *testing.T) {
 	for name, locs := range map[string][]Location{
 		"none":     nil,
-		"three":    {{"a", 0, 64}, {"a", 64, 64}, {"a", 128, 64}},
-		"overlap":  {{"a", 0, 64}, {"a", 63, 64}},
-		"sizes":    {{"a", 0, 64}, {"a", 64, 65}},
-		"negative": {{"a", -1, 64}},
-		"no path":  {{"", 0, 64}},
+		"three":    {{"a", 0, 64, 0}, {"a", 64, 64, 0}, {"a", 128, 64, 0}},
+		"overlap":  {{"a", 0, 64, 0}, {"a", 63, 64, 0}},
+		"sizes":    {{"a", 0, 64, 0}, {"a", 64, 65, 0}},
+		"negative": {{"a", -1, 64, 0}},
+		"no path":  {{"", 0, 64, 0}},
 	} {
 		var ce *ConfigError
 		if _, err := OpenUBoot(locs); !errors.As(err, &ce) || ce.Hint() == "" {
 			t.Errorf("%s: %v, want a ConfigError", name, err)
 		}
 	}
-	if _, err := OpenUBoot([]Location{{"a", 0, 64}, {"b", 0, 64}}); err != nil {
+	if _, err := OpenUBoot([]Location{{"a", 0, 64, 0}, {"b", 0, 64, 0}}); err != nil {
 		t.Errorf("same offset on two devices: %v", err)
 	}
 }
 
 func TestUBootDeviceProblems(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "env")
-	u, _ := OpenUBoot([]Location{{path, 0, 64}})
+	u, _ := OpenUBoot([]Location{{path, 0, 64, 0}})
 	if _, err := u.Load(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing device: %v", err)
 	}
@@ -214,7 +214,7 @@ func TestUBootDeviceProblems(t *testing.T) {
 	if _, err := u.Load(); !errors.As(err, &ce) || !strings.Contains(err.Error(), "ends before") {
 		t.Errorf("short device: %v", err)
 	}
-	u, _ = OpenUBoot([]Location{{"/dev/null", 0, 64}})
+	u, _ = OpenUBoot([]Location{{"/dev/null", 0, 64, 0}})
 	if _, err := u.Load(); !errors.Is(err, ErrRawFlash) {
 		t.Errorf("character device: %v", err)
 	}

@@ -126,7 +126,7 @@ func TestVariablesThatCannotBeStored(t *testing.T) {
 		"blank in name": {"a b": "x"}, "comment": {"#a": "x"}, "NUL in value": {"a": "x\x00y"},
 	} {
 		var ve *VarError
-		if _, err := apply(nil, vars); !errors.As(err, &ve) {
+		if _, err := Apply(nil, vars); !errors.As(err, &ve) {
 			t.Errorf("%s: Update gives %v, want a VarError", name, err)
 		}
 		if _, err := EncodeGRUB(vars); !errors.As(err, &ve) {
@@ -147,7 +147,7 @@ func TestParseFwEnvConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Location{{"/dev/mmcblk0", 0x800000, 0x20000}, {"/dev/mmcblk0", 0x1000000, 0x20000}}
+	want := []Location{{"/dev/mmcblk0", 0x800000, 0x20000, 0}, {"/dev/mmcblk0", 0x1000000, 0x20000, 0}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

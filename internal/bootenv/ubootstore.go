@@ -113,7 +113,7 @@ func (u *UBoot) Update(changes map[string]string) error {
 	if err != nil {
 		return err
 	}
-	vars, err := apply(states[current].vars, changes)
+	vars, err := Apply(states[current].vars, changes)
 	if err != nil {
 		return err
 	}

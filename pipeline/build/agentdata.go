@@ -28,8 +28,9 @@ const (
 	rootfsPayload    = "rootfs-image"
 	bootEnvTypeUBoot = "u-boot"
 	bootEnvTypeGRUB  = "grub"
-	bootloaderGRUB   = "grub-efi"
-	grubEnvDir       = "grub-mender-grubenv" // on the EFI system partition; Mender's boot scripts know this name
+	bootloaderEFI    = "grub-efi"
+	bootloaderBIOS   = "grub-bios"
+	grubEnvDir       = "grub-mender-grubenv" // on the boot partition; Mender's boot scripts know this name
 )
 
 // agentConfig is what the agent reads on a new device: Mender's keys, and a section of the agent's own that Mender's
@@ -92,10 +93,10 @@ func (r *runner) agentData(ctx context.Context, im *pipeline.Image, m *imaging.M
 		}
 		tree = append(tree, imaging.TreeFile{Path: serverCertificateFile, Mode: 0o444, Data: ca})
 	}
-	if area, ok := m.Find(im.DeviceType.Bootloader.Environment); ok {
+	if copies := environmentCopies(im, m); len(copies) > 0 {
 		tree = append(tree,
 			imaging.TreeFile{Path: "u-boot", Mode: os.ModeDir | 0o755},
-			imaging.TreeFile{Path: fwEnvConfigFile, Mode: 0o644, Data: bootenv.FormatFwEnvConfig(environmentCopies(im, area))})
+			imaging.TreeFile{Path: fwEnvConfigFile, Mode: 0o644, Data: bootenv.FormatFwEnvConfig(copies)})
 	}
 	return tree, nil
 }
@@ -114,8 +115,8 @@ func (r *runner) agentConfig(im *pipeline.Image, m *imaging.Map) ([]byte, error)
 	config := agentConfig{
 		ArtifactVerifyKeys: []string{dataMount + "/" + verifyKeyFile},
 		DeviceTypeFile:     dataMount + "/" + deviceTypeFile,
-		RootfsPartA:        partitionDevice(im.DeviceType.StorageBase, a),
-		RootfsPartB:        partitionDevice(im.DeviceType.StorageBase, b),
+		RootfsPartA:        slotDevice(&im.DeviceType, a),
+		RootfsPartB:        slotDevice(&im.DeviceType, b),
 	}
 	if im.Server != nil {
 		config.ServerURL = im.Server.URL
@@ -126,7 +127,7 @@ func (r *runner) agentConfig(im *pipeline.Image, m *imaging.Map) ([]byte, error)
 	if im.DeviceType.Bootloader.Kind == bootEnvTypeUBoot {
 		config.Twinkeel.BootEnvironment = &bootEnv{Type: bootEnvTypeUBoot, Config: dataMount + "/" + fwEnvConfigFile}
 	}
-	if boot := im.DeviceType.Bootloader; boot.Kind == bootloaderGRUB {
+	if boot := im.DeviceType.Bootloader; isGRUB(boot) {
 		for _, p := range im.DeviceType.Layout.Partitions {
 			if p.Name == boot.Partition {
 				config.Twinkeel.BootEnvironment = &bootEnv{Type: bootEnvTypeGRUB, Config: path.Join(p.Mount, grubEnvDir)}

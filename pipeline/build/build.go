@@ -168,13 +168,13 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 	}
 	if s.UpToDate() {
 		r.events(Event{Address: address, State: StateCached})
-		return nil
+		return r.noteState(ctx, s)
 	}
 	start := time.Now()
 	r.events(Event{Address: address, State: StateStarted, Doing: doing(s), Total: -1})
 	out, err := r.produce(ctx, s)
 	if err == nil {
-		err = r.remember(s.Action, out)
+		err = r.remember(ctx, s.Action, out)
 	}
 	if err != nil {
 		err = &ActionError{Address: address, Err: err}
@@ -184,6 +184,25 @@ func (r *runner) step(ctx context.Context, s *Step) error {
 	s.done = true
 	r.events(Event{Address: address, State: StateDone, Took: time.Since(start), Done: out.Size, Detail: out.Path})
 	return nil
+}
+
+// noteState writes down that a key which had to be looked at is the one that signed an output, so that it need not be looked at
+// again.
+func (r *runner) noteState(ctx context.Context, s *Step) error {
+	a := s.Action.Artifact
+	if a == nil || a.Signer == nil {
+		return nil
+	}
+	r.mu.Lock()
+	out := r.record.Outputs[a.Address]
+	r.mu.Unlock()
+	state := signerState(r.plan, a.Signer)
+	if out == nil || out.Signer != a.Signer.Address || out.SignerState == state {
+		return nil
+	}
+	noted := *out
+	noted.SignerState = state
+	return r.remember(ctx, s.Action, &noted)
 }
 
 func (r *runner) make(ctx context.Context, s *Step) (*Output, error) {
@@ -233,7 +252,7 @@ func outputPath(a *pipeline.Action) string {
 }
 
 // remember adds an output to the record as it is now: another build in the same directory may have added its own.
-func (r *runner) remember(a *pipeline.Action, out *Output) error {
+func (r *runner) remember(ctx context.Context, a *pipeline.Action, out *Output) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.Source != nil {
@@ -249,6 +268,9 @@ func (r *runner) remember(a *pipeline.Action, out *Output) error {
 	}
 	record, err := ReadRecord(r.plan.OutDir)
 	if err != nil {
+		return err
+	}
+	if err := r.removeStale(ctx, record, a.Address, out); err != nil {
 		return err
 	}
 	record.Outputs[a.Address] = out

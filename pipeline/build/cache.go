@@ -75,9 +75,9 @@ type Entry struct {
 
 // CachedFile is one file of an entry.
 type CachedFile struct {
-	Name   string `json:"name"` // without directory
-	Size   int64  `json:"size"` // bytes
-	SHA256 string `json:"sha256"`
+	Name   string `json:"name"`   // without directory
+	Size   int64  `json:"size"`   // bytes
+	SHA256 string `json:"sha256"` // of a large raw image in its sparse form; see digests
 	// Program: it can be executed.
 	Program bool `json:"program,omitempty"`
 	// Identity is what the content's inode looked like when it was written. While it does the digest need not be computed.
@@ -119,7 +119,9 @@ func (e *DamagedEntryError) Error() string {
 
 func (c *Cache) entryPath(key string) string   { return filepath.Join(c.dir, "ac", key[:2], key) }
 func (c *Cache) payloadPath(key string) string { return filepath.Join(c.dir, "payload", key[:2], key) }
-func (c *Cache) contentPath(sum string) string {
+
+func (c *Cache) contentPath(digest string) string {
+	sum := strings.TrimPrefix(digest, sparseForm)
 	return filepath.Join(c.dir, "cas", sum[:2], sum)
 }
 
@@ -176,7 +178,7 @@ func decodeEntry(key string, text []byte) (*Entry, error) {
 		return nil, damaged("it is of something else")
 	}
 	for _, f := range e.Files {
-		if !isDigest(f.SHA256) || f.Size < 0 || f.Name == "" || f.Name != filepath.Base(f.Name) || strings.HasPrefix(f.Name, ".") {
+		if !isDigest(strings.TrimPrefix(f.SHA256, sparseForm)) || f.Size < 0 || f.Name == "" || f.Name != filepath.Base(f.Name) || strings.HasPrefix(f.Name, ".") {
 			return nil, damaged("it names no file")
 		}
 	}
@@ -192,8 +194,8 @@ func encodeEntry(e *Entry) ([]byte, error) {
 	return append([]byte(hex.EncodeToString(sum[:])+"\n"), body...), nil
 }
 
-// hasher is how digests are found: through the memo, or by reading everything.
-type hasher func(ctx context.Context, path string) (string, error)
+// hasher is how digests are found, in the form of another one: through the memo, or by reading everything.
+type hasher func(ctx context.Context, path, other string) (string, error)
 
 // find returns the entry of a key when it and its files are whole; errMiss or a *DamagedEntryError when they aren't. Sizes are
 // always checked, digests only of files that were touched since they were written.
@@ -238,7 +240,7 @@ func (c *Cache) open(ctx context.Context, e *Entry, i int, hash hasher, always b
 	case !always && identity(path, info) == want.Identity:
 		return f, nil
 	}
-	sum, err := hash(ctx, path)
+	sum, err := hash(ctx, path, want.SHA256)
 	switch {
 	case ctx.Err() != nil:
 		return fail(ctx.Err())

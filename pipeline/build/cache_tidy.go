@@ -106,11 +106,11 @@ func (c *Cache) Verify(ctx context.Context, repair bool) (whole int, damaged []*
 // newSums is a hasher that reads each file once, whatever is remembered of it.
 func newSums() hasher {
 	known := map[string]string{}
-	return func(ctx context.Context, path string) (string, error) {
+	return func(ctx context.Context, path, other string) (string, error) {
 		if sum, ok := known[path]; ok {
 			return sum, nil
 		}
-		sum, err := hashFile(ctx, path)
+		sum, err := hashFile(ctx, path, other)
 		if err == nil {
 			known[path] = sum
 		}

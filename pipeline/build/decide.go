@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
 
@@ -150,7 +151,7 @@ func (d *decider) decide(ctx context.Context, a *pipeline.Action) (*Step, error)
 		s.Reasons = append(s.Reasons, r...)
 	}
 	if len(s.Reasons) == 0 && s.keyUnknown {
-		s.Reasons = []Reason{{ReasonKeyChanged, "which key signs it is known when it is opened"}}
+		s.Reasons = []Reason{{ReasonKeyChanged, "its signing key has to be looked at first"}}
 	}
 	if len(s.Reasons) == 0 && d.force {
 		s.Reasons = []Reason{{Code: ReasonForced, Detail: "--force"}}
@@ -181,7 +182,7 @@ func (d *decider) lookUp(ctx context.Context, s *Step) error {
 		return nil
 	}
 	if !s.keyUnknown {
-		_, err := d.cache.find(ctx, s.cacheKey, d.digests.file)
+		_, err := d.cache.find(ctx, s.cacheKey, d.digests.like)
 		var damaged *DamagedEntryError
 		switch {
 		case err == nil:
@@ -194,7 +195,7 @@ func (d *decider) lookUp(ctx context.Context, s *Step) error {
 	if s.payloadKey == "" || s.Action.Artifact.Signer == nil {
 		return nil
 	}
-	if _, err := d.cache.findPayload(ctx, s.payloadKey, d.digests.file); err == nil {
+	if _, err := d.cache.findPayload(ctx, s.payloadKey, d.digests.like); err == nil {
 		s.Verb, s.fromCache = VerbSign, true
 	}
 	return ctx.Err()
@@ -231,7 +232,7 @@ func (d *decider) describe(ctx context.Context, a *pipeline.Action) (*Step, erro
 }
 
 // implementation rises when the bytes that an action makes from the same inputs change.
-var implementation = map[pipeline.Kind]int{pipeline.KindSource: 1, pipeline.KindArtifact: 2, pipeline.KindImage: 2}
+var implementation = map[pipeline.Kind]int{pipeline.KindSource: 1, pipeline.KindArtifact: 2, pipeline.KindImage: 3}
 
 func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Artifact) error {
 	s.attributes = attributes(map[string]any{
@@ -316,7 +317,8 @@ func (d *decider) describePayload(ctx context.Context, s *Step, a *pipeline.Arti
 }
 
 func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image) error {
-	if _, err := ImageMap(im); err != nil { // before anything is built, and not only when it is this image's turn
+	m, err := ImageMap(im)
+	if err != nil { // before anything is built, and not only when it is this image's turn
 		return err
 	}
 	device := im.DeviceType
@@ -334,7 +336,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 		}
 	}
 	for _, f := range im.Fills {
-		s.attributes["fill "+f.Partition] = fmt.Sprintf("%s, both=%t", fillKind(f), f.Both) // files = { file = ... } is not file = ...
+		s.attributes["fill "+f.Partition] = fmt.Sprintf("%s, both=%t, root=%t", fillKind(f), f.Both, f.RootOwned) // files = { file = ... } is not file = ...
 		if f.File != "" {
 			if err := d.input(ctx, s, "file of "+f.Partition, f.File); err != nil {
 				return err
@@ -351,7 +353,7 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 			}
 		}
 		if f.Dir != "" {
-			if err := d.inputTree(ctx, s, "directory of "+f.Partition, f.Dir); err != nil {
+			if err := d.inputFill(ctx, s, m, im, f); err != nil {
 				return err
 			}
 		}
@@ -417,6 +419,27 @@ func formatsOf(im *pipeline.Image) []string {
 		formats = append(formats, o.Format)
 	}
 	return formats
+}
+
+// inputFill is input for a directory of a fill: what of it goes into the file system. That it can is found out here, since
+// looking through it is most of the work.
+func (d *decider) inputFill(ctx context.Context, s *Step, m *imaging.Map, im *pipeline.Image, f pipeline.Fill) error {
+	role := "directory of " + f.Partition
+	if promised, waits := d.comes(s, role, f.Dir); waits {
+		s.inputs[role] = promised
+		return nil
+	}
+	tree, err := imaging.ReadTree(ctx, f.Dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range fillTargets(&im.DeviceType.Layout, f) {
+		if err := m.CheckTree(name, tree); err != nil {
+			return err
+		}
+	}
+	s.inputs[role], err = d.digests.fill(ctx, tree, f.RootOwned)
+	return err
 }
 
 func fillKind(f pipeline.Fill) string {
@@ -490,11 +513,11 @@ func (d *decider) outputChanged(ctx context.Context, path string, last *Output) 
 	if info.Size() != last.Size {
 		return []Reason{{ReasonOutputModified, fmt.Sprintf("its output was modified (size %d -> %d)", last.Size, info.Size())}}, nil
 	}
-	digest, err := d.digests.file(ctx, path)
+	digest, err := d.digests.like(ctx, path, last.digest())
 	if err != nil {
 		return nil, err
 	}
-	if digest != last.SHA256 {
+	if digest != last.digest() {
 		return []Reason{{ReasonOutputModified, "its output was modified"}}, nil
 	}
 	for _, s := range last.Sidecars {

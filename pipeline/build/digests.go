@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/durable"
 )
 
@@ -64,40 +66,62 @@ func (d *digests) save() {
 	}
 }
 
+// sparseForm is in front of digests by [imaging.SparseSHA256]. All others are SHA-256.
+const sparseForm = "sparse-"
+
+// formOf is sparseForm or nothing.
+func formOf(digest string) string {
+	if strings.HasPrefix(digest, sparseForm) {
+		return sparseForm
+	}
+	return ""
+}
+
 // file returns the SHA-256 of a file as lower-case hex.
 func (d *digests) file(ctx context.Context, path string) (string, error) {
 	digest, _, err := d.identified(ctx, path)
 	return digest, err
 }
 
-// identified also returns what the inode looked like before it was read: while it looks so the digest holds.
+// like returns the digest of a file in the form of another digest.
+func (d *digests) like(ctx context.Context, path, other string) (string, error) {
+	digest, _, err := d.inForm(ctx, path, formOf(other))
+	return digest, err
+}
+
+// identified is file, and also returns what the inode looked like before it was read: while it looks so the digest holds.
 func (d *digests) identified(ctx context.Context, path string) (digest, id string, err error) {
+	return d.inForm(ctx, path, "")
+}
+
+func (d *digests) inForm(ctx context.Context, path, form string) (digest, inode string, err error) {
 	f, info, err := openRegular(path)
 	if err != nil {
 		return "", "", err
 	}
 	defer f.Close()
-	id = identity(path, info)
+	inode = identity(path, info)
+	id := form + inode
 	d.mu.Lock()
 	digest, hit := d.known[id]
 	if ours, written := d.made[id]; written && !hit && time.Since(info.ModTime()) < racyWindow {
 		d.mu.Unlock()
-		return ours, id, nil
+		return ours, inode, nil
 	}
 	d.mu.Unlock()
 	if !hit {
-		if digest, err = hashOf(ctx, f); err != nil {
+		if digest, err = hashOf(ctx, f, form); err != nil {
 			return "", "", err
 		}
 		if time.Since(info.ModTime()) < racyWindow {
-			return digest, id, nil
+			return digest, inode, nil
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.known[id], d.used[id] = digest, digest
 	d.changed = d.changed || !hit
-	return digest, id, nil
+	return digest, inode, nil
 }
 
 // learn takes the digest of a file that was just written, so that it is not read again, and returns what its inode looks like.
@@ -109,7 +133,7 @@ func (d *digests) learn(path, digest string) (id string, err error) {
 	id = identity(path, info)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.made[id] = digest
+	d.made[formOf(digest)+id] = digest
 	return id, nil
 }
 
@@ -129,17 +153,21 @@ func openRegular(path string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// hashFile reads a file whatever is remembered of it.
-func hashFile(ctx context.Context, path string) (string, error) {
+// hashFile reads a file whatever is remembered of it, for a digest in the form of another one.
+func hashFile(ctx context.Context, path, other string) (string, error) {
 	f, _, err := openRegular(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	return hashOf(ctx, f)
+	return hashOf(ctx, f, formOf(other))
 }
 
-func hashOf(ctx context.Context, f *os.File) (string, error) {
+func hashOf(ctx context.Context, f *os.File, form string) (string, error) {
+	if form == sparseForm {
+		sum, err := imaging.SparseSHA256(ctx, f)
+		return sparseForm + sum, err
+	}
 	hash := sha256.New()
 	if _, err := io.Copy(hash, &contextReader{ctx, f}); err != nil {
 		return "", fmt.Errorf("reading %s: %w", f.Name(), err)
@@ -186,6 +214,25 @@ func (d *digests) tree(ctx context.Context, dir string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// fill digests what goes into a file system. Owners count unless all of it belongs to root.
+func (d *digests) fill(ctx context.Context, tree []imaging.TreeFile, rootOwned bool) (string, error) {
+	hash := sha256.New()
+	for _, t := range tree {
+		content := ""
+		if t.Source != "" {
+			var err error
+			if content, err = d.file(ctx, t.Source); err != nil {
+				return "", err
+			}
+		}
+		if rootOwned {
+			t.UID, t.GID = 0, 0
+		}
+		fmt.Fprintf(hash, "%q %s %d:%d %q %q %d:%d %q %q\n", t.Path, t.Mode, t.UID, t.GID, t.Link, t.HardLink, t.Major, t.Minor, t.Xattrs, content)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), ctx.Err()
 }
 
 func identity(path string, info fs.FileInfo) string {

@@ -31,7 +31,7 @@ func TestGRUBImage(t *testing.T) {
 	im.Fills = []pipeline.Fill{{Partition: "boot", Files: map[string]string{"EFI/BOOT/BOOTX64.EFI": loader}}}
 	im.DeviceType.Layout.Partitions[0].Mount = "/boot/efi"
 	im.DeviceType.Layout.Reserves = nil
-	im.DeviceType.Bootloader = pipeline.Bootloader{Kind: bootloaderGRUB, Partition: "boot", Loader: "EFI/BOOT/BOOTX64.EFI"}
+	im.DeviceType.Bootloader = pipeline.Bootloader{Kind: bootloaderEFI, Partition: "boot", Loader: "EFI/BOOT/BOOTX64.EFI"}
 	r := &runner{plan: &pipeline.Plan{Dir: dir, OutDir: filepath.Join(dir, "out")}, digests: openDigests(dir), warn: func(string) {}}
 	if _, err := r.image(t.Context(), im, func(_, _ int64) {}); err != nil {
 		t.Fatal(err)

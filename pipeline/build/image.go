@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -22,14 +21,11 @@ import (
 // dataMount is where the data partition is mounted on a device; what the agent keeps is below it.
 const dataMount = "/data"
 
-// ImageMap resolves where everything in an image will be, without making it.
-func ImageMap(im *pipeline.Image) (*imaging.Map, error) {
-	return Layout(&im.DeviceType.Layout).Resolve()
-}
+// ImageMap resolves where everything in an image will be, without making it. For raw flash it shows the volumes.
+func ImageMap(im *pipeline.Image) (*imaging.Map, error) { return layoutMap(&im.DeviceType.Layout) }
 
 func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(done, total int64)) (*Output, error) {
-	layout := Layout(&im.DeviceType.Layout)
-	m, err := layout.Resolve()
+	m, err := ImageMap(im)
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +36,23 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 	if err := durable.MkdirAll(filepath.Dir(im.Path), 0o755); err != nil {
 		return nil, err
 	}
+	// Two images of one name and device type may have equal identifiers: they are the same disk, rebuilt.
+	seed := im.Name + "/" + im.DeviceType.Name
+	if im.DeviceType.Layout.UBI != nil {
+		u := flash(&im.DeviceType.Layout)
+		u.Seed, u.Epoch = seed, r.plan.Epoch
+		for i := range u.Volumes {
+			u.Volumes[i].Content = contents[u.Volumes[i].Name]
+		}
+		made, err := imaging.WriteUBI(ctx, im.Path, u)
+		if err != nil {
+			return nil, err
+		}
+		progress(made.Size, made.Size)
+		return r.imageOutput(im, made)
+	}
 	image := &imaging.Image{
-		Layout: *layout, Contents: contents, Epoch: r.plan.Epoch, Progress: progress,
-		// Two images of one name and device type may have equal identifiers: they are the same disk, rebuilt.
-		Seed: im.Name + "/" + im.DeviceType.Name, Digests: true,
+		Layout: *Layout(&im.DeviceType.Layout), Contents: contents, Epoch: r.plan.Epoch, Progress: progress, Seed: seed, Digests: true,
 	}
 	raw := ""
 	for _, o := range im.Outputs {
@@ -58,7 +67,11 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 		return nil, err
 	}
 	if raw != "" {
-		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: made.SHA256})
+		digest := made.SHA256
+		if digest == "" {
+			digest = sparseForm + made.SparseSHA256
+		}
+		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: digest})
 	}
 	return r.imageOutput(im, made)
 }
@@ -78,7 +91,8 @@ func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output,
 			return nil, err
 		}
 		if o.Path == im.Path {
-			out.Size, out.SHA256, out.identity = o.Size, o.SHA256, id
+			out.Size, out.identity = o.Size, id
+			out.setDigest(o.SHA256)
 			continue
 		}
 		out.Sidecars = append(out.Sidecars, Sidecar{relativeTo(r.plan.Dir, o.Path), o.SHA256})
@@ -91,37 +105,33 @@ func (r *runner) imageOutput(im *pipeline.Image, made *imaging.Result) (*Output,
 func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Map) (map[string]imaging.Content, error) {
 	contents := map[string]imaging.Content{}
 	for _, fill := range im.Fills {
-		content, err := fillContent(fill)
-		if err != nil {
-			return nil, err
-		}
+		content := fillContent(fill)
 		for _, name := range fillTargets(&im.DeviceType.Layout, fill) {
-			if area, _ := m.Find(name); !fill.Empty || area.Filesystem != "" && area.Filesystem != imaging.FilesystemNone {
+			if area, _ := m.Find(name); !fill.Empty || madeHere(area.Filesystem) {
 				contents[name] = content
 			}
 		}
 	}
 	for _, p := range im.DeviceType.Layout.Partitions {
-		if _, filled := contents[p.Name]; p.Slot == "b" && p.Filesystem != "none" && !filled {
+		if _, filled := contents[p.Name]; p.Slot == "b" && madeHere(p.Filesystem) && !filled {
 			contents[p.Name] = imaging.Content{} // an empty file system, as on Mender's images: it can be mounted and checked
 		}
 	}
-	if env := im.DeviceType.Bootloader.Environment; env != "" {
-		if fill := contents[env]; fill.File != "" {
-			block, err := firstEnvironment(im, m, fill.File)
-			if err != nil {
-				return nil, err
-			}
-			contents[env] = imaging.Content{Bytes: block}
+	for _, fill := range im.Fills {
+		if fill.File == "" || fill.Partition != im.DeviceType.Bootloader.Environment {
+			continue
+		}
+		if err := fillEnvironment(im, m, fill.File, contents); err != nil {
+			return nil, err
 		}
 	}
-	if boot := im.DeviceType.Bootloader; boot.Kind == bootloaderGRUB && contents[boot.Partition].File == "" {
+	if boot := im.DeviceType.Bootloader; isGRUB(boot) && contents[boot.Partition].File == "" {
 		tree, err := grubEnvironment(m)
 		if err != nil {
 			return nil, err
 		}
 		content := contents[boot.Partition]
-		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+		if err := addMade(&content, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", boot.Partition, err)
 		}
 		contents[boot.Partition] = content
@@ -135,7 +145,7 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 			return nil, err
 		}
 		content := contents[data.Name]
-		if content.Tree, err = addMade(content.Tree, tree); err != nil {
+		if err := addMade(&content, tree); err != nil {
 			return nil, fmt.Errorf("fill of %s: %w", data.Name, err)
 		}
 		contents[data.Name] = content
@@ -143,22 +153,33 @@ func (r *runner) contents(ctx context.Context, im *pipeline.Image, m *imaging.Ma
 	return contents, nil
 }
 
+// madeHere tells whether an empty file system of the kind can be made.
+func madeHere(filesystem string) bool {
+	return filesystem == imaging.FilesystemExt4 || filesystem == imaging.FilesystemVFAT || filesystem == imaging.FilesystemUBIFS
+}
+
 // addMade adds files that are made to those of a fill, which may have the same directories but not the same files.
-func addMade(fill, made []imaging.TreeFile) ([]imaging.TreeFile, error) {
-	there := make(map[string]bool, len(fill))
-	for _, t := range fill {
+func addMade(fill *imaging.Content, made []imaging.TreeFile) error {
+	there := make(map[string]bool, len(fill.Tree))
+	for _, t := range fill.Tree {
 		there[path.Clean(t.Path)] = true
 	}
-	tree := slices.Clone(fill)
+	tree := slices.Clone(fill.Tree)
 	for _, t := range made {
+		found := there[t.Path]
+		if fill.Dir != "" {
+			_, err := os.Lstat(filepath.Join(fill.Dir, filepath.FromSlash(t.Path)))
+			found = found || err == nil
+		}
 		switch {
-		case !there[t.Path]:
+		case !found:
 			tree = append(tree, t)
 		case !t.Mode.IsDir():
-			return nil, fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
+			return fmt.Errorf("it has %s, which is made with the image; leave it out", t.Path)
 		}
 	}
-	return tree, nil
+	fill.Tree = tree
+	return nil
 }
 
 // fillTargets are the partitions a fill names: a slot group's name means slot A, or both.
@@ -177,61 +198,22 @@ func fillTargets(l *pipeline.Layout, f pipeline.Fill) []string {
 	return names
 }
 
-func fillContent(f pipeline.Fill) (imaging.Content, error) {
+func fillContent(f pipeline.Fill) imaging.Content {
 	switch {
 	case f.Empty:
-		return imaging.Content{}, nil
+		return imaging.Content{}
 	case f.File != "":
-		return imaging.Content{File: f.File}, nil
+		return imaging.Content{File: f.File}
 	case f.Tar != "":
-		return imaging.Content{Tar: f.Tar}, nil
+		return imaging.Content{Tar: f.Tar, RootOwned: f.RootOwned}
 	case f.Dir != "":
-		tree, err := treeOf(f.Dir)
-		return imaging.Content{Tree: tree}, err
+		return imaging.Content{Dir: f.Dir, RootOwned: f.RootOwned}
 	}
 	var tree []imaging.TreeFile
 	for _, inside := range sortedKeys(f.Files) {
 		tree = append(tree, imaging.TreeFile{Path: inside, Mode: 0o644, Source: f.Files[inside]})
 	}
-	return imaging.Content{Tree: tree}, nil
-}
-
-// treeOf lists a directory for a file system: everything belongs to root, modes are kept.
-func treeOf(dir string) ([]imaging.TreeFile, error) {
-	dir, err := filepath.EvalSymlinks(dir) // a walk would stop at a link
-	if err != nil {
-		return nil, err
-	}
-	var tree []imaging.TreeFile
-	err = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || p == dir {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		file := imaging.TreeFile{Path: filepath.ToSlash(rel), Mode: info.Mode()}
-		switch {
-		case info.Mode().IsRegular():
-			file.Source = p
-		case info.IsDir():
-		case info.Mode()&fs.ModeSymlink != 0:
-			file.Mode = 0
-			if file.Link, err = os.Readlink(p); err != nil {
-				return err
-			}
-		default:
-			return fmt.Errorf("%s is neither a file, a directory nor a symbolic link", p)
-		}
-		tree = append(tree, file)
-		return nil
-	})
-	return tree, err
+	return imaging.Content{Tree: tree}
 }
 
 func dataPartition(l *pipeline.Layout) *pipeline.Partition {
@@ -246,19 +228,47 @@ func dataPartition(l *pipeline.Layout) *pipeline.Partition {
 // maxInitialEnv bounds u-boot-initial-env, which has a few kilobytes.
 const maxInitialEnv = 1 << 20
 
-// firstEnvironment is the boot loader's environment of a device that was just flashed: U-Boot's built-in variables, from
-// the text that its build leaves, with slot A chosen and nothing pending. Both copies are valid from the start, so that
+// fillEnvironment fills the reserve of U-Boot's environment, or its volumes.
+func fillEnvironment(im *pipeline.Image, m *imaging.Map, initial string, contents map[string]imaging.Content) error {
+	boot := im.DeviceType.Bootloader
+	if im.DeviceType.Layout.UBI == nil {
+		block, err := firstEnvironment(im, m, initial)
+		contents[boot.Environment] = imaging.Content{Bytes: block}
+		return err
+	}
+	env, err := environmentCopy(im, m, initial)
+	for _, name := range boot.EnvironmentVolumes() {
+		contents[name] = imaging.Content{Bytes: env}
+	}
+	return err
+}
+
+// firstEnvironment is the reserve with all copies of the first environment.
+func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
+	area, ok := m.Find(im.DeviceType.Bootloader.Environment)
+	if !ok {
+		return nil, fmt.Errorf("the layout has no area %q for the bootloader environment", im.DeviceType.Bootloader.Environment)
+	}
+	env, err := environmentCopy(im, m, initial)
+	if err != nil {
+		return nil, err
+	}
+	block := make([]byte, area.Size)
+	for _, loc := range environmentCopies(im, m) {
+		copy(block[loc.Offset-area.Offset:], env)
+	}
+	return block, nil
+}
+
+// environmentCopy is one copy of the boot loader's environment of a device that was just flashed: U-Boot's built-in variables,
+// from the text that its build leaves, with slot A chosen and nothing pending. All copies are valid from the start, so that
 // fw_printenv works before U-Boot has ever saved.
 //
 // Without that text the area stays empty and U-Boot uses its built-in variables until it saves them, as on Mender's
 // images. It must not be filled with the slot's variables alone: U-Boot takes a valid environment in place of the
 // built-in one, and without bootcmd it stops at its prompt.
-func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
+func environmentCopy(im *pipeline.Image, m *imaging.Map, initial string) ([]byte, error) {
 	boot := im.DeviceType.Bootloader
-	area, ok := m.Find(boot.Environment)
-	if !ok {
-		return nil, fmt.Errorf("the layout has no area %q for the bootloader environment", boot.Environment)
-	}
 	a, err := slotNumber(m, "a")
 	if err != nil {
 		return nil, err
@@ -281,15 +291,11 @@ func firstEnvironment(im *pipeline.Image, m *imaging.Map, initial string) ([]byt
 	if vars[bootenv.VarBootLimit] == "" {
 		vars[bootenv.VarBootLimit] = "1"
 	}
-	block := make([]byte, area.Size)
-	for i, loc := range environmentCopies(im, area) {
-		env, err := bootenv.EncodeUBoot(vars, int(loc.Size), boot.Redundant, byte(1))
-		if err != nil {
-			return nil, fmt.Errorf("bootloader environment copy %d: %w", i+1, err)
-		}
-		copy(block[loc.Offset-area.Offset:], env)
+	env, err := bootenv.EncodeUBoot(vars, int(boot.EnvironmentSize), boot.Redundant, 1)
+	if err != nil {
+		return nil, fmt.Errorf("bootloader environment: %w", err)
 	}
-	return block, nil
+	return env, nil
 }
 
 // grubEnvironment is the first environment of GRUB on a device that was just flashed, in the files that the scripts of
@@ -329,12 +335,33 @@ func parseInitialEnv(text string) (map[string]string, error) {
 	return vars, nil
 }
 
-// environmentCopies says where on the disk the environment is: one copy at the start of its area or, when redundant,
-// two in its halves.
-func environmentCopies(im *pipeline.Image, area imaging.Region) []bootenv.Location {
-	boot := im.DeviceType.Bootloader
-	device := im.DeviceType.StorageBase
-	copies := []bootenv.Location{{Path: device, Offset: area.Offset, Size: boot.EnvironmentSize}}
+// environmentCopies says where on the device the copies of U-Boot's environment are: where the preset has them, in volumes of
+// their own, else one at the start of its area or, when redundant, two in its halves.
+func environmentCopies(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
+	boot, device := im.DeviceType.Bootloader, im.DeviceType.StorageBase
+	var copies []bootenv.Location
+	if place := im.DeviceType.Layout.Environment; place != nil && boot.Kind == bootEnvTypeUBoot {
+		if place.Reserve == "" {
+			device = place.Device
+		}
+		for _, offset := range place.Offsets {
+			copies = append(copies, bootenv.Location{Path: device, Offset: offset, Size: boot.EnvironmentSize})
+		}
+		return copies
+	}
+	if im.DeviceType.Layout.UBI != nil {
+		for _, name := range boot.EnvironmentVolumes() {
+			if volume, ok := m.Find(name); ok {
+				copies = append(copies, bootenv.Location{Path: fmt.Sprintf("%s_%d", device, volume.Number), Size: boot.EnvironmentSize, Sector: m.SectorSize})
+			}
+		}
+		return copies
+	}
+	area, ok := m.Find(boot.Environment)
+	if !ok {
+		return nil
+	}
+	copies = append(copies, bootenv.Location{Path: device, Offset: area.Offset, Size: boot.EnvironmentSize})
 	if boot.Redundant {
 		copies = append(copies, bootenv.Location{Path: device, Offset: area.Offset + area.Size/2, Size: boot.EnvironmentSize})
 	}
@@ -344,12 +371,14 @@ func environmentCopies(im *pipeline.Image, area imaging.Region) []bootenv.Locati
 // EnvironmentLocations says where on the disk of an image its boot loader's environment is, if it has one there: Path is the
 // device's name of the disk.
 func EnvironmentLocations(im *pipeline.Image, m *imaging.Map) []bootenv.Location {
-	area, ok := m.Find(im.DeviceType.Bootloader.Environment)
-	if !ok || im.DeviceType.Bootloader.Environment == "" {
+	if im.DeviceType.Bootloader.Environment == "" || im.DeviceType.Layout.UBI != nil {
 		return nil
 	}
-	return environmentCopies(im, area)
+	return environmentCopies(im, m)
 }
+
+// isGRUB tells whether the environment is in files, which are on the boot partition.
+func isGRUB(b pipeline.Bootloader) bool { return b.Kind == bootloaderEFI || b.Kind == bootloaderBIOS }
 
 func slotNumber(m *imaging.Map, slot string) (int, error) {
 	for _, region := range m.Regions {
@@ -358,6 +387,14 @@ func slotNumber(m *imaging.Map, slot string) (int, error) {
 		}
 	}
 	return 0, errors.New("the layout has no slots; add a slots block, so that there is something to update")
+}
+
+// slotDevice is what the agent's configuration calls a slot. Volumes have the names that Mender's clients know them by.
+func slotDevice(d *pipeline.DeviceType, number int) string {
+	if d.Layout.UBI != nil {
+		return fmt.Sprintf("%s_%d", path.Base(d.StorageBase), number)
+	}
+	return partitionDevice(d.StorageBase, number)
 }
 
 // partitionDevice is Linux's name of a partition: /dev/sda2, /dev/mmcblk0p2, /dev/disk/by-path/pci-1-part2.

@@ -77,7 +77,7 @@ func TestInitialEnvironmentThatWouldNotBoot(t *testing.T) {
 		"":                                       "NAME=VALUE",
 		"bootdelay=2\n":                          "bootcmd",
 		"bootcmd=x\n\x00\x01\n":                  "line 2",
-		"bootcmd=" + strings.Repeat("x", 65<<10): "copy 1",
+		"bootcmd=" + strings.Repeat("x", 65<<10): "has room for 65536",
 	} {
 		initial := filepath.Join(t.TempDir(), "env")
 		write(t, initial, text)
@@ -150,20 +150,20 @@ func TestLinkedDirectory(t *testing.T) {
 	if err := os.Symlink("tree", link); err != nil {
 		t.Fatal(err)
 	}
-	content, err := fillContent(pipeline.Fill{Partition: "boot", Dir: link})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(content.Tree) != 1 || content.Tree[0].Path != "file" {
-		t.Errorf("got %v", content.Tree)
-	}
 	d := openDigests(dir)
-	before, err := d.tree(t.Context(), link)
+	digest := func() (string, error) {
+		tree, err := imaging.ReadTree(t.Context(), link)
+		if err != nil {
+			return "", err
+		}
+		return d.fill(t.Context(), tree, true)
+	}
+	before, err := digest()
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(tree, "file"), "two")
-	if after, err := d.tree(t.Context(), link); err != nil || after == before {
+	if after, err := digest(); err != nil || after == before {
 		t.Errorf("a change behind the link is not seen: %v", err)
 	}
 }
@@ -195,18 +195,31 @@ func TestLayoutIsCheckedBeforeTheBuild(t *testing.T) {
 func TestAgentDataBesideAFill(t *testing.T) {
 	t.Parallel()
 	agent := []imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o755}, {Path: "mender/device_type", Data: []byte("x")}}
-	tree, err := addMade([]imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o700}, {Path: "mender/extra", Data: []byte("y")}}, agent)
-	if err != nil {
+	content := imaging.Content{Tree: []imaging.TreeFile{{Path: "mender", Mode: os.ModeDir | 0o700}, {Path: "mender/extra", Data: []byte("y")}}}
+	if err := addMade(&content, agent); err != nil {
 		t.Fatal(err)
 	}
 	var paths []string
-	for _, f := range tree {
+	for _, f := range content.Tree {
 		paths = append(paths, f.Path)
 	}
 	if got := strings.Join(paths, " "); got != "mender mender/extra mender/device_type" {
 		t.Errorf("got %s", got)
 	}
-	if _, err := addMade([]imaging.TreeFile{{Path: "mender/device_type", Data: []byte("y")}}, agent); err == nil || !strings.Contains(err.Error(), "mender/device_type") {
+	content = imaging.Content{Tree: []imaging.TreeFile{{Path: "mender/device_type", Data: []byte("y")}}}
+	if err := addMade(&content, agent); err == nil || !strings.Contains(err.Error(), "mender/device_type") {
+		t.Errorf("got %v", err)
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "mender"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	content = imaging.Content{Dir: dir}
+	if err := addMade(&content, agent); err != nil || len(content.Tree) != 1 || content.Tree[0].Path != "mender/device_type" {
+		t.Errorf("beside a directory: %v, %v", content.Tree, err)
+	}
+	write(t, filepath.Join(dir, "mender", "device_type"), "y")
+	if err := addMade(&imaging.Content{Dir: dir}, agent); err == nil || !strings.Contains(err.Error(), "mender/device_type") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,9 +1,12 @@
 package build
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/twinkeel/twinkeel/imaging"
+	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/pipeline"
 )
 
@@ -51,5 +54,93 @@ func TestPresetLayouts(t *testing.T) {
 	}
 	if err := (Layouts{}).Place(&pipeline.Layout{}); err == nil {
 		t.Error("a layout without partitions is placed")
+	}
+}
+
+// TestPresetEnvironment: where the variables have the environment, the image and fw_env.config have it.
+func TestPresetEnvironment(t *testing.T) {
+	t.Parallel()
+	initial := filepath.Join(t.TempDir(), "u-boot-initial-env")
+	write(t, initial, "bootcmd=run distro_bootcmd\n")
+	for name, c := range map[string]struct {
+		variables map[string]string
+		want      string
+		inside    bool
+	}{
+		"defaults": {nil, "/dev/mmcblk0 0x800000 0x20000\n/dev/mmcblk0 0x1000000 0x20000\n", true},
+		"elsewhere": {
+			map[string]string{"BOOTENV_SIZE": "0x40000", "MENDER_UBOOT_ENV_STORAGE_DEVICE_OFFSET_2": "0xA00000", "MENDER_STORAGE_DEVICE": "/dev/sda"},
+			"/dev/sda 0x800000 0x40000\n/dev/sda 0xa00000 0x40000\n", true,
+		},
+		"boot area": {
+			map[string]string{"MENDER_UBOOT_CONFIG_SYS_MMC_ENV_PART": "1"},
+			"/dev/mmcblk0boot0 0x800000 0x20000\n/dev/mmcblk0boot0 0x1000000 0x20000\n", false,
+		},
+	} {
+		l, err := Layouts{}.Preset("sdimg", c.variables)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		im := &pipeline.Image{DeviceType: pipeline.DeviceType{
+			Layout: *l, StorageBase: l.StorageDevice,
+			Bootloader: pipeline.Bootloader{Kind: "u-boot", Environment: l.Environment.Reserve, EnvironmentSize: l.Environment.Size, Redundant: true},
+		}}
+		m, err := ImageMap(im)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if got := string(bootenv.FormatFwEnvConfig(environmentCopies(im, m))); got != "# device offset size\n"+c.want {
+			t.Errorf("%s: fw_env.config is\n%s", name, got)
+		}
+		if inside := EnvironmentLocations(im, m) != nil; inside != c.inside {
+			t.Errorf("%s: on the disk %v", name, inside)
+		}
+		if !c.inside {
+			continue
+		}
+		block, err := firstEnvironment(im, m, initial)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		area, _ := m.Find("env")
+		for _, at := range environmentCopies(im, m) {
+			if _, _, err := bootenv.DecodeUBoot(block[at.Offset-area.Offset:][:at.Size], true); err != nil {
+				t.Errorf("%s: %v: %v", name, at, err)
+			}
+		}
+	}
+}
+
+// TestPresetNotes: what the variables may have meant otherwise is said, and what each preset boots with decides the mount.
+func TestPresetNotes(t *testing.T) {
+	t.Parallel()
+	l, err := Layouts{}.Preset("uefiimg", map[string]string{
+		"MENDER_SWAP_PART_SIZE_MB": "64", "MENDER_CALC_ROOTFS_SIZE": "102400", "MENDER_STORAGE_DEVICE_BASE": "/dev/mmcblk0-part",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(l.Notes, "\n"); !strings.Contains(got, "mkswap") || !strings.Contains(got, "MENDER_CALC_ROOTFS_SIZE") || !strings.Contains(got, "/dev/mmcblk0p1") {
+		t.Errorf("notes: %s", got)
+	}
+	for name, want := range map[string]string{
+		"sdimg": "/uboot", "gptimg": "/uboot", "uefiimg": "/boot/efi", "biosimg": "/boot/grub", "mender-convert-grub": "/boot/efi", "mender-convert-uboot": "/uboot",
+	} {
+		l, err := Layouts{}.Preset(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Partitions[0].Mount; got != want {
+			t.Errorf("%s mounts %s at %q", name, l.Partitions[0].Name, got)
+		}
+		var files []string
+		for _, r := range l.Reserves {
+			if r.File != "" {
+				files = append(files, r.Name+"="+r.File)
+			}
+		}
+		if (len(files) == 2) != (name == "biosimg") {
+			t.Errorf("%s has %v", name, files)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -68,18 +69,20 @@ func save(plan *pipeline.Plan, steps []*Step, targets []string, force bool) *Sav
 		Targets: append([]string{}, targets...), Force: force, Steps: []*SavedStep{},
 	}
 	for _, step := range steps {
-		s.Steps = append(s.Steps, saveStep(step))
+		s.Steps = append(s.Steps, saveStep(plan, step))
 	}
 	return s
 }
 
-func saveStep(step *Step) *SavedStep {
+func saveStep(plan *pipeline.Plan, step *Step) *SavedStep {
 	s := &SavedStep{
 		Address: step.Action.Address, Verb: step.Verb, Restore: step.Restore, Key: step.Key, Reasons: []string{},
-		Definition: definition(step.Action), Attributes: map[string]string{}, Inputs: step.inputs,
+		Definition: definition(plan, step.Action), Attributes: map[string]string{}, Inputs: step.inputs,
 	}
 	for _, r := range step.Reasons {
-		s.Reasons = append(s.Reasons, r.Code)
+		if r.Code != ReasonCacheDamaged {
+			s.Reasons = append(s.Reasons, r.Code)
+		}
 	}
 	for name, value := range step.attributes {
 		s.Attributes[name] = digestOf([]byte(value))
@@ -88,13 +91,19 @@ func saveStep(step *Step) *SavedStep {
 }
 
 // definition digests an action. Secrets encode as a fixed text, so they do not count: a token or a passphrase decides whether
-// something can be done and not what.
-func definition(a *pipeline.Action) string {
+// something can be done and not what. Paths count from the pipeline's directory: a plan may be made in one checkout and carried
+// out in another.
+func definition(plan *pipeline.Plan, a *pipeline.Action) string {
 	text, err := json.Marshal(a)
 	if err != nil {
 		panic(err) // plan values are plain and always encode
 	}
-	return digestOf(text)
+	dir, err := json.Marshal(plan.Dir)
+	if err != nil {
+		panic(err) // a string always encodes
+	}
+	inside := append(dir[:len(dir)-1], '/') // `"/home/me/fleet/`
+	return digestOf(bytes.ReplaceAll(text, inside, []byte{'"'}))
 }
 
 func digestOf(text []byte) string {
@@ -212,7 +221,7 @@ func (s *SavedStep) changes(now *SavedStep, step *Step) []string {
 	case len(changes) > 0 || s.Key != now.Key:
 	case s.Definition != now.Definition:
 		changes = append(changes, "its block has other values; give the same --var and --var-file as for the plan")
-	case s.Verb != now.Verb || s.Restore != now.Restore || !slices.Equal(s.Reasons, now.Reasons):
+	case s.makes() != now.makes() || !slices.Equal(s.Reasons, now.Reasons):
 		text := fmt.Sprintf("what is to be done changed: %s -> %s", s.todo(), now.todo())
 		if len(step.Reasons) > 0 {
 			text += " (" + step.Reasons[0].Detail + ")"
@@ -224,6 +233,10 @@ func (s *SavedStep) changes(now *SavedStep, step *Step) []string {
 	}
 	return changes
 }
+
+// makes tells whether there will be another output, or another rollout. Whether it is built, signed or taken from the cache is
+// not what was agreed to: the same comes of it, and a cache may be gone.
+func (s *SavedStep) makes() bool { return s.Restore || s.Verb != VerbCached }
 
 func (s *SavedStep) todo() string {
 	switch {

@@ -56,15 +56,15 @@ func (r *runner) restore(ctx context.Context, s *Step) (*Output, error) {
 	if s.forced || s.Verb == VerbSign || !cached(s.Action) {
 		return nil, nil
 	}
-	e, err := r.cache.find(ctx, s.cacheKey, r.digests.file)
+	e, err := r.cache.find(ctx, s.cacheKey, r.digests.like)
 	if err == nil {
 		if err := r.sweepBeside(s.Action); err != nil {
 			return nil, err
 		}
 		if s.Action.Source != nil {
-			err = r.cache.takeAll(ctx, e, s.Action.Source.Outputs, r.digests.file)
+			err = r.cache.takeAll(ctx, e, s.Action.Source.Outputs, r.digests.like)
 		} else {
-			err = r.cache.take(ctx, e, outputPath(s.Action), r.digests.file)
+			err = r.cache.take(ctx, e, outputPath(s.Action), r.digests.like)
 		}
 	}
 	var damaged *DamagedEntryError
@@ -90,9 +90,10 @@ func (r *runner) restore(ctx context.Context, s *Step) (*Output, error) {
 func (r *runner) restored(a *pipeline.Action, e *Entry) *Output {
 	path := outputPath(a)
 	out := &Output{
-		Kind: string(a.Kind), Path: relativeTo(r.plan.Dir, path), Size: e.Files[0].Size, SHA256: e.Files[0].SHA256,
+		Kind: string(a.Kind), Path: relativeTo(r.plan.Dir, path), Size: e.Files[0].Size,
 		ArtifactName: e.ArtifactName, DeviceTypes: e.DeviceTypes, SignerKeyID: e.SignerKeyID, SignerPublicKey: e.SignerPublicKey, Areas: e.Areas,
 	}
+	out.setDigest(e.Files[0].SHA256)
 	if a.Artifact != nil && a.Artifact.Signer != nil {
 		out.Signer, out.SignerState = a.Artifact.Signer.Address, signerState(r.plan, a.Artifact.Signer)
 	}
@@ -108,7 +109,7 @@ func (r *runner) keep(ctx context.Context, s *Step, out *Output) {
 		return
 	}
 	path := outputPath(s.Action)
-	files := []made{{path, out.SHA256, out.identity}}
+	files := []made{{path, out.digest(), out.identity}}
 	for _, c := range out.Sidecars {
 		beside := filepath.Join(r.plan.Dir, filepath.FromSlash(c.Path))
 		sum, id, err := r.digests.identified(ctx, beside)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
@@ -29,14 +30,16 @@ type Output struct {
 	Kind         string   `json:"kind"` // artifact, image
 	Path         string   `json:"path"` // relative to the pipeline's directory
 	Size         int64    `json:"size"` // bytes
-	SHA256       string   `json:"sha256"`
+	SHA256       string   `json:"sha256,omitempty"`
 	ArtifactName string   `json:"artifact_name,omitempty"`
 	DeviceTypes  []string `json:"device_types,omitempty"`
 	SignerKeyID  string   `json:"signer_key_id,omitempty"`
+	// SparseSHA256 is in the place of SHA256 for raw images above 4 GiB; see [imaging.SparseSHA256].
+	SparseSHA256 string `json:"sparse_sha256,omitempty"`
 	// Signer is the address of the block that signed, and SignerPublicKey its key as PEM text.
 	Signer          string `json:"signer,omitempty"`
 	SignerPublicKey string `json:"signer_public_key,omitempty"`
-	// SignerState is how that block found its key; see signerState.
+	// SignerState is how that block found its key, where only opening it says which it is; see signerState.
 	SignerState string `json:"signer_state,omitempty"`
 	// Sidecars are what was written beside an artifact, the other forms of an image, and further outputs of a source.
 	Sidecars []Sidecar `json:"sidecars,omitempty"`
@@ -53,7 +56,24 @@ type Output struct {
 type Area struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
-	SHA256 string `json:"sha256"`
+	SHA256 string `json:"sha256,omitempty"` // none above 4 GiB
+}
+
+// digest is what tells whether the output is as it was made.
+func (o *Output) digest() string {
+	if o.SparseSHA256 != "" {
+		return sparseForm + o.SparseSHA256
+	}
+	return o.SHA256
+}
+
+// setDigest is the reverse of digest.
+func (o *Output) setDigest(digest string) {
+	if sum, sparse := strings.CutPrefix(digest, sparseForm); sparse {
+		o.SparseSHA256 = sum
+	} else {
+		o.SHA256 = digest
+	}
 }
 
 // signedBy notes who signed an output.

@@ -59,11 +59,11 @@ func (r *runner) resign(ctx context.Context, s *Step) (*Output, error) {
 func (r *runner) signable(ctx context.Context, s *Step) (*os.File, *Output, error) {
 	path := s.Action.Artifact.Path
 	if s.fromCache {
-		e, err := r.cache.findPayload(ctx, s.payloadKey, r.digests.file)
+		e, err := r.cache.findPayload(ctx, s.payloadKey, r.digests.like)
 		if err != nil {
 			return nil, nil, err
 		}
-		in, err := r.cache.open(ctx, e, 0, r.digests.file, false)
+		in, err := r.cache.open(ctx, e, 0, r.digests.like, false)
 		return in, &Output{DeviceTypes: e.DeviceTypes}, err
 	}
 	r.mu.Lock()

@@ -48,8 +48,12 @@ func (e *otherKeyError) Hint() string {
 }
 
 // signerState tells whether a signer block still finds the key that it found when something was signed: a digest of what the
-// block says and, for a key file, of what its inode looks like. The key itself is not read.
+// block says and, for a key file, of what its inode looks like. The key itself is not read. Where its public key is known the
+// state does not matter and is empty.
 func signerState(plan *pipeline.Plan, s *pipeline.Signer) string {
+	if s.KeyID != "" {
+		return ""
+	}
 	parts := append([]string{
 		s.Kind, s.URI, s.Key, s.PrivateKeyEnv, relativeTo(plan.Dir, s.PrivateKey), relativeTo(plan.Dir, s.Module), relativeTo(plan.Dir, s.PublicKey),
 	}, s.Command...)

@@ -91,6 +91,9 @@ func TestKeyWithoutPublicHalf(t *testing.T) {
 	if !bytes.Equal(read(t, a.Path), first) {
 		t.Error("the same key signed again")
 	}
+	if s := decideOne(t, plan); !s.UpToDate() {
+		t.Errorf("after the key was looked at: %s %v", s.Verb, s.Reasons)
+	}
 
 	newKey(t, plan)
 	buildAll(t, plan)

@@ -88,6 +88,27 @@ layout "ab" {
   }
 }
 
+# Raw flash: the volumes 0 to 4.
+layout "nand" {
+  ubi {
+    erase_block = "128KiB"
+    page        = "2KiB"
+    blocks      = 2048
+  }
+  slots "rootfs" {
+    size       = "96MiB"
+    filesystem = "ubifs"
+  }
+  partition "data" {
+    size       = "32MiB"
+    filesystem = "ubifs"
+    mount      = "/data"
+    grow       = true
+  }
+  partition "u-boot-env-1" { size = "128KiB" }
+  partition "u-boot-env-2" { size = "128KiB" }
+}
+
 device_type "board" {
   for_each       = local.machines
   type           = each.value

@@ -114,7 +114,7 @@ func (b *board) device(d *Deploy) {
 	b.storage = "/dev/mmcblk0"
 	switch disk := d.Variables["MENDER_STORAGE_DEVICE"]; {
 	case strings.HasPrefix(disk, "ubi"):
-		b.check("storage_device: MENDER_STORAGE_DEVICE is %s, raw flash; images are for disks so far, and artifacts work on both.", disk)
+		b.check("storage_device: MENDER_STORAGE_DEVICE is %s, raw flash: write the layout with a block ubi, as docs/flashing.md shows.", disk)
 	case diskPattern.MatchString(disk):
 		b.storage = disk
 	default:
@@ -122,7 +122,7 @@ func (b *board) device(d *Deploy) {
 	}
 	features := strings.Fields(d.Variables["MENDER_FEATURES"])
 	if slices.Contains(features, "mender-grub") || slices.Contains(features, "mender-bios") {
-		b.check("bootloader: the build is for GRUB, which cannot be expressed yet; artifacts work on such devices, images only with U-Boot.")
+		b.check("bootloader: the build is for GRUB: write bootloader \"grub-efi\" or \"grub-bios\", and the layout as preset = \"uefiimg\" or \"biosimg\".")
 	}
 }
 
@@ -146,8 +146,8 @@ func (b *board) layout(d *Deploy) {
 		b.boot = need
 	}
 	b.slotFS = "none"
-	if d.RootfsType == "ext4" {
-		b.slotFS = "ext4"
+	if kind, _, _ := strings.Cut(d.RootfsType, "-"); slices.Contains([]string{"ext4", "squashfs", "erofs"}, kind) { // squashfs-xz
+		b.slotFS = kind
 	}
 	b.slot = slotSize(d.RootfsSize)
 	if n, ok := d.number("MENDER_CALC_ROOTFS_SIZE"); ok && n <= maxSize/kib && n*kib%sector == 0 && n*kib >= d.RootfsSize {

@@ -381,6 +381,11 @@ func (m *mapping) filesystem(p *part) string {
 	switch kind {
 	case "ext4", "vfat":
 		return kind
+	case "squashfs", "erofs": // the language takes finished images of them
+		if p.source() == "rawcopy" || p.mount == "/" {
+			return kind
+		}
+		m.say(p, "File system is copied as it is", "The language makes ext4 and vfat; %s becomes none, for content that another program made.", kind)
 	case "msdos":
 		return "vfat"
 	case "", "none", "swap":

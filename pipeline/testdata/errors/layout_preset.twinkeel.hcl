@@ -8,3 +8,11 @@ layout "more" {
 layout "unknown" {
   preset = "sdimage" # ERROR: Wrong value
 }
+layout "flash" {
+  preset = "sdimg"
+  ubi { # ERROR: Unexpected block
+    erase_block = "128KiB"
+    page        = "2KiB"
+    blocks      = 1024
+  }
+}
