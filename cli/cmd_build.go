@@ -56,6 +56,9 @@ func (a *app) runDryBuild(ctx context.Context, o buildOptions, targets []string,
 	if err != nil {
 		return err
 	}
+	if err := a.checkUpToDate(ctx, plan, steps); err != nil {
+		return err
+	}
 	return a.showPlan(plan, steps)
 }
 
@@ -135,9 +138,13 @@ func (a *app) make(ctx context.Context, o buildOptions, plan *pipeline.Plan, ste
 	show := a.newProgress(ctx)
 	defer show.close()
 	steps = slices.DeleteFunc(slices.Clone(steps), func(s *build.Step) bool { return s.Verb == build.VerbStart })
-	return build.Run(ctx, steps, plan, build.Options{
+	record, err := build.Run(ctx, steps, plan, build.Options{
 		Parallelism: o.parallelism, Events: show.event, Warn: warned.add, CacheSize: cacheSize, NoExec: o.noExec,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return record, a.checkMade(ctx, plan, steps, record)
 }
 
 // warnings collects what several goroutines warn of, each text once.

@@ -54,6 +54,8 @@ func (a *app) printFunction(all []pipeline.FunctionInfo, name string) error {
 	case i >= 0:
 	case instead != "":
 		return &usageError{&hintedError{fmt.Sprintf("%s is not available, because two builds of one input must be equal", name), "use " + instead}}
+	case pipeline.LeftOutFunction(name) != "":
+		return &usageError{&hintedError{fmt.Sprintf("there is no function %s", name), pipeline.LeftOutFunction(name)}}
 	default:
 		return &usageError{&hintedError{fmt.Sprintf("there is no function %q", name), "twinkeel functions"}}
 	}

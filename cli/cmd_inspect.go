@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -68,7 +67,7 @@ func (a *app) runInspect(ctx context.Context, o inspectOptions, targets []string
 	}
 	s := a.ui.out
 	for _, one := range found {
-		where := fmt.Sprintf("%s:%d", filepath.Base(one.File), one.Line)
+		where := fmt.Sprintf("%s:%d", p.FileName(one.File), one.Line)
 		if one.Origin != "" {
 			where += ", value from " + one.Origin
 		}

@@ -47,7 +47,11 @@ func (a *app) runOutput(ctx context.Context, o outputOptions, args []string) err
 			return err
 		}
 	}
-	outputs, diags := p.Outputs(ctx, pipeline.OutputOptions{Built: built, Deployments: deployments, FS: build.Files{}})
+	look := pipeline.OutputOptions{Built: built, Deployments: deployments, FS: build.Files{}}
+	if len(args) > 0 {
+		look.Name = args[0]
+	}
+	outputs, diags := p.Outputs(ctx, look)
 	a.hide(p) // what came from files
 	if err := a.check(p, diags); err != nil {
 		return err

@@ -44,6 +44,9 @@ func (a *app) runPlan(ctx context.Context, o planOptions, targets []string) erro
 	if err != nil {
 		return err
 	}
+	if err := a.checkUpToDate(ctx, plan, steps); err != nil {
+		return err
+	}
 	servers, err := o.lookAtServers(ctx, plan)
 	if err != nil {
 		return err

@@ -37,8 +37,8 @@ func (e *evaluator) compute(inst *instance) map[string]cty.Value {
 	case "server":
 		inst.result = &Server{
 			Address: inst.address, URL: strings.TrimRight(inst.body.text("url"), "/"),
-			Token: Secret(inst.body.text("token")), CACertificate: e.pipeline.abs(inst.body.text("ca_certificate")),
-			ClientCertificate: e.pipeline.abs(inst.body.text("client_certificate")), ClientKey: e.pipeline.abs(inst.body.text("client_key")),
+			Token: Secret(inst.body.text("token")), CACertificate: e.abs(inst.body.text("ca_certificate")),
+			ClientCertificate: e.abs(inst.body.text("client_certificate")), ClientKey: e.abs(inst.body.text("client_key")),
 		}
 		e.checkClientCertificate(inst.body)
 	case "rollout":
@@ -67,6 +67,14 @@ func (p *Pipeline) abs(name string) string {
 		return ""
 	}
 	return absolute(p.dir, name)
+}
+
+// abs is the path of a file, with the name that it has on the disk.
+func (e *evaluator) abs(name string) string {
+	if e.facts == nil || name == "" {
+		return e.pipeline.abs(name)
+	}
+	return e.facts.abs(name)
 }
 
 // Readers of arguments. An unknown value or null reads as zero; has tells.
@@ -184,6 +192,7 @@ func (e *evaluator) computeDeviceType(inst *instance) map[string]cty.Value {
 	}
 	for _, n := range b.all("bootloader") {
 		d.Bootloader = Bootloader{Kind: n.label, ScriptVars: e.scriptVars(n.body)}
+		e.warnOfLineEnds(n.body, "script_vars")
 		switch {
 		case n.label == uBoot:
 			e.readEnvironment(d, layout, placed, n)
@@ -370,13 +379,13 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 		Provides: b.textMap("provides"), Depends: b.textMap("depends"), ClearsProvides: b.texts("clears_provides"),
 		NoDefaultProvides: b.has("default_provides") && !b.flag("default_provides"),
 		Compression:       b.text("compress"), CompressionLevel: int(b.integer("compress_level")),
-		Signer: result[*Signer](e, b.text("signer")), Provenance: b.flag("provenance"), SBOM: e.pipeline.abs(b.text("sbom")),
+		Signer: result[*Signer](e, b.text("signer")), Provenance: b.flag("provenance"), SBOM: e.abs(b.text("sbom")),
 	}
 	inst.result = a
 	rel := path.Join(filepath.ToSlash(e.out()), "artifacts", inst.block.home.folder, labelled(inst)+".mender")
-	a.Path = e.pipeline.abs(rel)
+	a.Path = e.abs(rel)
 	for i, script := range b.texts("scripts") {
-		a.Scripts = append(a.Scripts, e.pipeline.abs(script))
+		a.Scripts = append(a.Scripts, e.abs(script))
 		e.mustExist(script, elementRange(b.content.attrs["scripts"].Expr, &problem{index: i}))
 	}
 	seen := make(map[string]bool)
@@ -404,13 +413,53 @@ func (e *evaluator) computeArtifact(inst *instance) map[string]cty.Value {
 	}
 	for _, n := range b.all("payload") {
 		e.computePayload(inst, a, n)
+		e.warnOfLineEnds(n.body, "meta_data")
 	}
+	e.warnOfLineEnds(b, "provides")
+	e.warnOfScripts(a, b)
 	exposed := e.builtFile(inst.address, rel)
 	exposed["signed"] = cty.UnknownVal(cty.Bool)
 	if b.has("signer") || b.unset("signer") {
 		exposed["signed"] = cty.BoolVal(!b.unset("signer"))
 	}
 	return exposed
+}
+
+// warnOfLineEnds warns of the line ends of Windows in a value, which a heredoc has when its file does.
+func (e *evaluator) warnOfLineEnds(b *body, name string) {
+	if !b.has(name) {
+		return
+	}
+	_ = cty.Walk(b.values[name], func(_ cty.Path, v cty.Value) (bool, error) {
+		if v.IsKnown() && !v.IsNull() && v.Type() == cty.String && strings.Contains(v.AsString(), "\r\n") {
+			e.report(caution("Line ends of Windows", fmt.Sprintf("%s holds lines that end in a carriage return and a newline, which programs on the device may take for a part of the text. Write the file with plain newlines.", name), b.rangeOf(name)))
+		}
+		return true, nil
+	})
+}
+
+// warnOfScripts warns of scripts whose first line ends as on Windows: the kernel looks for "/bin/sh\r" then.
+func (e *evaluator) warnOfScripts(a *Artifact, b *body) {
+	look := func(file string, at *hcl.Range) {
+		if e.facts == nil || e.pending(file) {
+			return
+		}
+		head, err := e.facts.head(file, 256)
+		if line, _, found := strings.Cut(string(head), "\n"); err == nil && found && strings.HasPrefix(line, "#!") && strings.HasSuffix(line, "\r") {
+			e.report(caution("Line ends of Windows", fmt.Sprintf("The first line of %s ends in a carriage return, so devices look for an interpreter of that name and cannot run it.", e.shown(file)), at))
+		}
+	}
+	for i, script := range a.Scripts {
+		look(script, b.rangeOfElement("scripts", i))
+	}
+	for _, n := range b.all("payload") {
+		if n.label != "script" {
+			continue
+		}
+		for _, file := range a.Payload.Files {
+			look(file, n.body.rangeOf("file"))
+		}
+	}
 }
 
 // chooseCompression takes the best that all clients in the field read, unless the pipeline says which.
@@ -527,7 +576,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 		return
 	}
 	p := &a.Payload
-	p.Directory, p.Destination = e.pipeline.abs(b.text("directory")), b.text("destination")
+	p.Directory, p.Destination = e.abs(b.text("directory")), b.text("destination")
 	p.FileName, p.Mode, p.KeepOwners = b.text("file_name"), b.text("mode"), b.flag("keep_owners")
 	p.Images, p.Project, p.Platform, p.RunArgs = b.texts("images"), b.text("project"), b.text("platform"), b.text("run_args")
 	if b.has("directory") && e.facts != nil && !e.pending(b.text("directory")) {
@@ -541,12 +590,12 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 	}{{"image_files", &p.ImageFiles}, {"compose_files", &p.ComposeFiles}} {
 		for i, f := range b.texts(list.name) {
 			e.mustExist(f, elementRange(b.content.attrs[list.name].Expr, &problem{index: i}))
-			*list.to = append(*list.to, e.pipeline.abs(f))
+			*list.to = append(*list.to, e.abs(f))
 		}
 	}
 	if b.has("file") {
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
-		a.Payload.Files = []string{e.pipeline.abs(b.text("file"))}
+		a.Payload.Files = []string{e.abs(b.text("file"))}
 	}
 	base := make(map[string]string)
 	for i, f := range b.texts("files") {
@@ -556,7 +605,7 @@ func (e *evaluator) computePayload(inst *instance, a *Artifact, n *nestedBody) {
 			e.report(fault("Duplicate file name", fmt.Sprintf("%s and %s have one name in the artifact.", first, f), at.Ptr()))
 		}
 		base[path.Base(f)] = f
-		a.Payload.Files = append(a.Payload.Files, e.pipeline.abs(f))
+		a.Payload.Files = append(a.Payload.Files, e.abs(f))
 	}
 	if b.has("meta_data") {
 		v := b.values["meta_data"]
@@ -762,7 +811,7 @@ func (e *evaluator) imageOutputs(im *Image, stem string, formats []string) (firs
 	paths = make(map[string]cty.Value)
 	for _, f := range formats {
 		rel := stem + imageSuffixes[f]
-		im.Outputs = append(im.Outputs, ImageOutput{Format: f, Path: e.pipeline.abs(rel)})
+		im.Outputs = append(im.Outputs, ImageOutput{Format: f, Path: e.abs(rel)})
 		paths[f] = cty.StringVal(rel)
 	}
 	im.Path = im.Outputs[0].Path
@@ -806,7 +855,7 @@ func (e *evaluator) checkSlotContent(inst *instance, im *Image) {
 		if slotA, _ := im.DeviceType.Layout.slotNames(group); n.label != group && n.label != slotA || !n.body.has("file") {
 			continue
 		}
-		file, release := e.pipeline.abs(n.body.text("file")), im.Artifact.Payload.Files[0]
+		file, release := e.abs(n.body.text("file")), im.Artifact.Payload.Files[0]
 		if file != release {
 			e.report(caution("Slot holds something else", fmt.Sprintf("The device will report the release of %s, but %s gets another file than that artifact has, %s.",
 				im.Artifact.Address, n.label, e.shown(release)), n.body.rangeOf("file")))
@@ -913,7 +962,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 	}
 	if b.has("file") {
 		e.mustExist(b.text("file"), *b.rangeOf("file"))
-		f.File = e.pipeline.abs(b.text("file"))
+		f.File = e.abs(b.text("file"))
 		if target != nil {
 			e.mustFit(FileCheck{
 				File: f.File, Place: fmt.Sprintf("%s of %s", n.label, device.Layout.Address), Size: target.Size,
@@ -936,7 +985,7 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 				continue
 			}
 			e.mustExist(src, at)
-			f.Files[path.Clean(dest)] = e.pipeline.abs(src)
+			f.Files[path.Clean(dest)] = e.abs(src)
 		}
 	}
 	if target != nil && !madeHere(target.Filesystem) && (len(f.Files) > 0 || b.has("dir") || b.has("tar")) {
@@ -949,10 +998,10 @@ func (e *evaluator) computeFill(n *nestedBody, device *DeviceType, later *[]File
 	e.computeOwners(b, &f)
 	if b.has("tar") {
 		e.mustExist(b.text("tar"), *b.rangeOf("tar"))
-		f.Tar = e.pipeline.abs(b.text("tar"))
+		f.Tar = e.abs(b.text("tar"))
 	}
 	if b.has("dir") {
-		f.Dir = e.pipeline.abs(b.text("dir"))
+		f.Dir = e.abs(b.text("dir"))
 		if e.facts != nil && !e.pending(b.text("dir")) {
 			if err := e.facts.directory(b.text("dir")); err != nil {
 				e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("dir")))

@@ -58,6 +58,8 @@ func (c *Console) Eval(src string) (Shown, hcl.Diagnostics) {
 	if diags.HasErrors() {
 		return Shown{}, diags
 	}
+	c.pipeline.renewEffort()
+	c.pipeline.effort.meter(expr)
 	check := &referenceChecker{module: c.pipeline.module}
 	check.expression(expr, nil)
 	for _, t := range expr.Variables() { // the next expression has other references in the same places
@@ -135,6 +137,7 @@ type ParameterInfo struct {
 func Functions() []FunctionInfo {
 	p := &Pipeline{}
 	table := functionTable(p, nil)
+	maps.Copy(table, plainFunctions(p, nil)) // with the types of their parameters
 	maps.Copy(table, envFunctions(p))
 	param := func(q function.Parameter) ParameterInfo {
 		if q.Type == cty.DynamicPseudoType || q.Type.IsCapsuleType() { // an expression, which is any
@@ -159,6 +162,9 @@ func Functions() []FunctionInfo {
 	}
 	return out
 }
+
+// LeftOutFunction tells why a function of other tools is not here, or returns "".
+func LeftOutFunction(name string) string { return leftOut[name] }
 
 // ReplacedFunction tells what to use in place of a function of other tools that is left out on purpose, or returns "".
 func ReplacedFunction(name string) string { return impure[name] }

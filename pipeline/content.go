@@ -47,7 +47,7 @@ func readTop(body hcl.Body) ([]*hcl.Block, hcl.Diagnostics) {
 		for _, s := range language.blocks {
 			schema.Blocks = append(schema.Blocks, hcl.BlockHeaderSchema{Type: s.Kind, LabelNames: s.labelNames()})
 		}
-		c, diags := body.Content(schema)
+		c, diags := contentOfJSON(body, schema, unknownKind)
 		return c.Blocks, diags
 	}
 	var diags hcl.Diagnostics
@@ -62,7 +62,7 @@ func readTop(body hcl.Body) ([]*hcl.Block, hcl.Diagnostics) {
 	for _, b := range native.Blocks {
 		s := language.byKind[b.Type]
 		if s == nil {
-			diags = append(diags, fault("Unknown kind of block", fmt.Sprintf("There is no block %q.%s", b.Type, suggestKind(b.Type)), b.TypeRange.Ptr()))
+			diags = append(diags, unknownKind(b.Type, b.TypeRange))
 			continue
 		}
 		if labelDiags := checkLabels(b, s.labelNames(), s.Kind); labelDiags.HasErrors() {
@@ -72,6 +72,10 @@ func readTop(body hcl.Body) ([]*hcl.Block, hcl.Diagnostics) {
 		blocks = append(blocks, b.AsHCLBlock())
 	}
 	return blocks, diags
+}
+
+func unknownKind(kind string, at hcl.Range) *hcl.Diagnostic {
+	return fault("Unknown kind of block", fmt.Sprintf("There is no block %q.%s", shorten(kind), suggestKind(kind)), &at)
 }
 
 // suggestKind knows the words of other tools.
@@ -189,24 +193,17 @@ func readItems(body hcl.Body, s *blockSchema, typ, what string) ([]*hcl.Attribut
 	}
 	native, ok := body.(*hclsyntax.Body)
 	if !ok {
-		return readJSONItems(body, s, typ, names)
+		return readJSONItems(body, s, typ, what, names)
 	}
 
 	var diags hcl.Diagnostics
 	var attrs []*hcl.Attribute
 	for _, a := range sortedAttributes(native) {
-		switch {
-		case slices.Contains(names, a.Name):
+		if slices.Contains(names, a.Name) {
 			attrs = append(attrs, a.AsHCLAttribute())
-		case slices.Contains(kinds, a.Name):
-			diags = append(diags, fault("Unexpected argument", fmt.Sprintf("%s is a block: write %s { ... } without an equals sign.", a.Name, a.Name), a.NameRange.Ptr()))
-		case a.Name == "count":
-			diags = append(diags, fault("Unknown argument", "There is no count; use for_each, whose keys keep their meaning when one is removed.", a.NameRange.Ptr()))
-		case a.Name == metaForEach:
-			diags = append(diags, fault("Unknown argument", fmt.Sprintf("A %s cannot be repeated with for_each.", what), a.NameRange.Ptr()))
-		default:
-			diags = append(diags, fault("Unknown argument", fmt.Sprintf("The %s has no argument %s.%s", what, a.Name, suggestion(a.Name, slices.Concat(names, kinds), "Known: ")), a.NameRange.Ptr()))
+			continue
 		}
+		diags = append(diags, unknownArgument(a.Name, a.NameRange, names, kinds, what))
 	}
 	var blocks []*hcl.Block
 	for _, b := range native.Blocks {
@@ -222,24 +219,54 @@ func readItems(body hcl.Body, s *blockSchema, typ, what string) ([]*hcl.Attribut
 	return attrs, blocks, diags
 }
 
-func readJSONItems(body hcl.Body, s *blockSchema, typ string, names []string) ([]*hcl.Attribute, []*hcl.Block, hcl.Diagnostics) {
+// unknownArgument reports a name that is no argument of a block.
+func unknownArgument(name string, at hcl.Range, names, kinds []string, what string) *hcl.Diagnostic {
+	switch {
+	case slices.Contains(kinds, name):
+		return fault("Unexpected argument", fmt.Sprintf("%s is a block: write %s { ... } without an equals sign.", name, name), &at)
+	case name == "count":
+		return fault("Unknown argument", "There is no count; use for_each, whose keys keep their meaning when one is removed.", &at)
+	case name == metaForEach:
+		return fault("Unknown argument", fmt.Sprintf("A %s cannot be repeated with for_each.", what), &at)
+	}
+	return fault("Unknown argument", fmt.Sprintf("The %s has no argument %s.%s", what, shorten(name), suggestion(name, slices.Concat(names, kinds), "Known: ")), &at)
+}
+
+func readJSONItems(body hcl.Body, s *blockSchema, typ, what string, names []string) ([]*hcl.Attribute, []*hcl.Block, hcl.Diagnostics) {
 	schema := &hcl.BodySchema{}
 	for _, n := range names {
 		schema.Attributes = append(schema.Attributes, hcl.AttributeSchema{Name: n})
 	}
+	var kinds []string
 	for _, b := range s.blocks(typ) {
+		kinds = append(kinds, b.Kind)
 		schema.Blocks = append(schema.Blocks, hcl.BlockHeaderSchema{Type: b.Kind, LabelNames: b.nestedLabels()})
 	}
 	if len(schema.Blocks) > 0 {
 		schema.Blocks = append(schema.Blocks, hcl.BlockHeaderSchema{Type: "dynamic", LabelNames: []string{"kind"}})
 	}
-	c, diags := body.Content(schema)
+	c, diags := contentOfJSON(body, schema, func(name string, at hcl.Range) *hcl.Diagnostic {
+		return unknownArgument(name, at, names, kinds, what)
+	})
 	attrs := make([]*hcl.Attribute, 0, len(c.Attributes))
 	for _, a := range c.Attributes {
 		attrs = append(attrs, a)
 	}
 	slices.SortFunc(attrs, func(a, b *hcl.Attribute) int { return a.Range.Start.Byte - b.Range.Start.Byte })
 	return attrs, c.Blocks, diags
+}
+
+// contentOfJSON reads a body in JSON syntax and has names reported that the schema does not have.
+func contentOfJSON(body hcl.Body, schema *hcl.BodySchema, unknown func(name string, at hcl.Range) *hcl.Diagnostic) (*hcl.BodyContent, hcl.Diagnostics) {
+	c, rest, diags := body.PartialContent(schema)
+	if diags.HasErrors() {
+		return c, diags
+	}
+	others, restDiags := rest.JustAttributes()
+	for _, name := range keys(others) {
+		diags = append(diags, unknown(name, others[name].NameRange))
+	}
+	return c, append(diags, restDiags...)
 }
 
 // nestedLabels are the labels of a block inside another: the type or the name, never both.
@@ -347,7 +374,7 @@ func readDynamic(raw *hcl.Block, parent *blockSchema, typ string) (*nestedBlock,
 	n := &nestedBlock{schema: s, rng: raw.DefRange, labelRng: raw.LabelRanges[0], dynamic: d}
 	if s.typed() { // which arguments there are is known with the label
 		if len(s.Types) != 1 {
-			return nil, hcl.Diagnostics{fault("Wrong dynamic block", fmt.Sprintf("A block %s cannot be dynamic.", s.Kind), raw.DefRange.Ptr())}
+			return nil, hcl.Diagnostics{fault("Wrong dynamic block", fmt.Sprintf("A block %s cannot be dynamic: its label says which arguments it has. Write it out; its arguments may be conditional.", s.Kind), raw.DefRange.Ptr())}
 		}
 		n.content, diags = readContent(d.raw, s, s.Types[0].Name)
 		return n, diags

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,6 +32,7 @@ type evaluator struct {
 	sources       *sources              // what source actions make
 	upgrading     bool                  // the lock file is about to be written, and not read
 	skipped       bool                  // some instance is not in only, and unknown
+	unchecked     bool                  // the condition of a check was not known
 	unready       bool                  // a value that is not known was needed
 	needVariables bool                  // a required variable without a value is an error
 	fakes         *fakes                // of a test; nil: none
@@ -146,6 +146,7 @@ func newEvaluator(ctx context.Context, p *Pipeline, fsys FileSystem, needVariabl
 		blocks: make(map[*block][]*instance), reported: make(map[string]bool), sources: &sources{},
 		callees: make(map[*block][]*module), calls: make(map[string]*call),
 	}
+	p.renewEffort()
 	if fsys != nil {
 		e.facts = &facts{ctx: ctx, fs: fsys, dir: p.dir, sources: e.sources}
 	}
@@ -229,36 +230,53 @@ func (e *evaluator) value(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalC
 
 func (e *evaluator) valueIn(expr hcl.Expression, sc *scope) (cty.Value, *hcl.EvalContext, bool) {
 	ctx := sc.functions
-	if e.work > maxWork {
+	if e.exhausted() {
 		return cty.NilVal, ctx, false
 	}
-	traversals := expr.Variables()
-	if len(traversals) > 0 {
-		var tooLarge bool
-		ctx, tooLarge = e.contextFor(traversals, sc)
-		if tooLarge {
-			e.report(fault("Value too large", fmt.Sprintf("The values that go in here have together more than %s.", formatSize(maxInputSize)), expr.Range().Ptr()))
+	fail := func(summary, detail string) (cty.Value, *hcl.EvalContext, bool) {
+		e.report(fault(summary, detail, expr.Range().Ptr()))
+		return cty.NilVal, ctx, false
+	}
+	if traversals := expr.Variables(); len(traversals) > 0 {
+		var size int
+		ctx, size = e.contextFor(traversals, sc)
+		switch {
+		case size > maxInputSize:
+			return fail("Value too large", fmt.Sprintf("The values that go in here have together more than %s.", formatSize(maxInputSize)))
+		case e.exhausted(): // by what this refers to, where it was reported
 			return cty.NilVal, ctx, false
+		case !e.pipeline.effort.take(size / 2 / bytesPerStep):
+			return fail("Too many steps", tooManySteps)
 		}
 	}
 	v, diags := safeValue(expr, ctx)
+	if e.pipeline.effort.spent() { // whatever try() made of it
+		return fail("Too many steps", tooManySteps)
+	}
 	if diags.HasErrors() {
 		for _, d := range diags {
+			explainUnknownFunction(d, ctx)
+			for _, twice := range []string{"..", "?."} { // HCL adds a stop to the text of any function
+				if strings.HasSuffix(d.Detail, twice) && !strings.HasSuffix(d.Detail, "...") {
+					d.Detail = strings.TrimSuffix(d.Detail, ".")
+				}
+			}
 			e.report(d)
 		}
 		return cty.NilVal, ctx, false
 	}
 	size, reason := valueSize(v)
 	if e.work += size; e.work > maxWork {
-		e.report(fault("Pipeline too large", fmt.Sprintf("The values up to here have together more than %s.", formatSize(maxWork)), expr.Range().Ptr()))
-		return cty.NilVal, ctx, false
+		return fail("Pipeline too large", fmt.Sprintf("The values up to here have together more than %s.", formatSize(maxWork)))
 	}
 	if reason != "" {
-		e.report(fault("Value too large", reason, expr.Range().Ptr()))
-		return cty.NilVal, ctx, false
+		return fail("Value too large", reason)
 	}
 	return v, ctx, true
 }
+
+// exhausted tells that nothing more can be evaluated, which was reported.
+func (e *evaluator) exhausted() bool { return e.work > maxWork || e.pipeline.effort.spent() }
 
 // safeValue evaluates an expression. HCL and cty have panicked on odd values before; the process survives if they do so again.
 func safeValue(expr hcl.Expression, ctx *hcl.EvalContext) (v cty.Value, diags hcl.Diagnostics) {
@@ -310,10 +328,9 @@ func (t *tree) build() cty.Value {
 }
 
 // contextFor makes the context of one expression: only what it refers to is in it, so the work for a pipeline grows with
-// its references and not with their square.
-func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.EvalContext, tooLarge bool) {
+// its references and not with their square. It also returns the size of the values that are in it as a whole.
+func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.EvalContext, total int) {
 	roots := make(map[string]*tree)
-	total := 0
 	root := func(name string) *tree {
 		if roots[name] == nil {
 			roots[name] = &tree{}
@@ -365,7 +382,7 @@ func (e *evaluator) contextFor(traversals []hcl.Traversal, sc *scope) (_ *hcl.Ev
 	for name, t := range roots {
 		ctx.Variables[name] = t.build()
 	}
-	return ctx, total > maxInputSize
+	return ctx, total
 }
 
 // symbol returns the value of a symbol, finding it when it is asked for the first time.
@@ -464,7 +481,7 @@ func (e *evaluator) reportCycle(s symbol, from hcl.Range) {
 		if i+1 < len(cycle) {
 			next, at = cycle[i+1].symbol, cycle[i+1].from
 		}
-		fmt.Fprintf(&text, "  %s needs %s (%s:%d,%d)\n", w.symbol, next, filepath.Base(at.Filename), at.Start.Line, at.Start.Column)
+		fmt.Fprintf(&text, "  %s needs %s (%s:%d,%d)\n", w.symbol, next, e.pipeline.FileName(at.Filename), at.Start.Line, at.Start.Column)
 	}
 	e.report(fault("Cycle", strings.TrimRight(text.String(), "\n"), from.Ptr()))
 }
@@ -874,14 +891,18 @@ func (e *evaluator) resolveObject(v cty.Value) (address, kind string, ok bool) {
 
 // labelled implements [refResolver].
 func (e *evaluator) labelled(kinds []string, name string) string {
+	m := e.pipeline.module
+	if inst := e.blamed.instance; inst != nil {
+		m = inst.block.home
+	}
 	for _, kind := range kinds {
-		for _, b := range e.pipeline.byKind[kind] {
-			if b.name == name || b.address() == name || strings.TrimPrefix(b.address(), kind+".") == name {
-				return b.address()
+		for _, b := range m.byKind[kind] {
+			if b.name == name || b.local() == name || strings.TrimPrefix(b.local(), kind+".") == name {
+				return b.local()
 			}
 			if insts := e.blocks[b]; len(insts) == 1 {
 				if d, ok := insts[0].result.(*DeviceType); ok && d.Name == name {
-					return b.address()
+					return b.local()
 				}
 			}
 		}
@@ -889,28 +910,28 @@ func (e *evaluator) labelled(kinds []string, name string) string {
 	return ""
 }
 
-// assert checks a condition block; where it stands in the file is the subject unless one is given.
-func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.Range) {
+// assert checks a condition block, if what it is about is known; where it stands in the file is the subject unless one is given.
+func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.Range) (known bool) {
 	condition, message := c.attrs["condition"], c.attrs["error_message"]
 	if condition == nil || message == nil {
-		return
+		return true
 	}
 	sc := e.scopeIn(m)
 	v, ctx, ok := e.valueIn(condition.Expr, sc)
 	if !ok {
-		return
+		return true
 	}
 	v, _ = v.Unmark()
 	if !v.IsKnown() {
-		return
+		return false
 	}
 	out, p := tBool.convert(e, orNull(v))
 	if v.IsNull() || p != nil {
 		e.reportAt("Wrong type of value", "A condition is true or false.", condition.Expr, ctx)
-		return
+		return true
 	}
 	if out.True() {
-		return
+		return true
 	}
 	text := "The condition does not hold."
 	if m, _, ok := e.valueIn(message.Expr, sc); ok {
@@ -927,6 +948,7 @@ func (e *evaluator) assert(m *module, c *content, summary string, subject *hcl.R
 	d := fault(summary, text, subject)
 	d.Expression, d.EvalContext = condition.Expr, ctx
 	e.report(d)
+	return true
 }
 
 func orNull(v cty.Value) cty.Value {
@@ -980,7 +1002,9 @@ func (e *evaluator) checks() {
 					e.report(fault("Wrong dynamic block", "Assertions cannot be dynamic.", n.rng.Ptr()))
 					continue
 				}
-				e.assert(m, n.content, "Check failed", nil)
+				if !e.assert(m, n.content, "Check failed", nil) {
+					e.unchecked = true
+				}
 			}
 		}
 	}

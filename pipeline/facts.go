@@ -13,8 +13,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"github.com/zclconf/go-cty/cty"
+	"golang.org/x/text/unicode/norm"
 )
 
 // FileSystem answers the questions that planning asks about files. Paths are absolute. Loading and Validate ask nothing.
@@ -52,6 +54,9 @@ type facts struct {
 	fs  FileSystem
 	dir string // of the pipeline, absolute
 
+	reals      map[string]string // by the path as the pipeline has it
+	decomposed string            // the first whose name is in another form on the disk
+
 	sources *sources          // what is not there before the build; may be nil
 	locked  map[string]Locked // of the lock file, when it was read
 
@@ -61,7 +66,38 @@ type facts struct {
 }
 
 // abs makes a path of the pipeline absolute.
-func (f *facts) abs(path string) string { return absolute(f.dir, path) }
+func (f *facts) abs(path string) string { return f.real(absolute(f.dir, path)) }
+
+// real finds a file whose name on the disk is in another form than in the pipeline, where texts are in Unicode's composed form
+// (NFC): some systems write é as e and an accent. Other paths stay as they are.
+func (f *facts) real(abs string) string {
+	if !strings.ContainsFunc(abs, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return abs
+	}
+	if found, ok := f.reals[abs]; ok {
+		return found
+	}
+	found := abs
+	if _, err := f.fs.Stat(abs); errors.Is(err, fs.ErrNotExist) && abs != filepath.Dir(abs) {
+		found = filepath.Join(f.real(filepath.Dir(abs)), filepath.Base(abs))
+		if _, err := f.fs.Stat(found); errors.Is(err, fs.ErrNotExist) {
+			entries, _ := f.fs.ReadDir(filepath.Dir(found))
+			for _, e := range entries {
+				if norm.NFC.String(e.Name()) == norm.NFC.String(filepath.Base(abs)) {
+					found = filepath.Join(filepath.Dir(found), e.Name())
+				}
+			}
+		}
+	}
+	if f.reals == nil {
+		f.reals = make(map[string]string)
+	}
+	f.reals[abs] = found
+	if found != abs && len(f.decomposed) == 0 {
+		f.decomposed = found
+	}
+	return found
+}
 
 func absolute(dir, path string) string {
 	if filepath.IsAbs(path) {

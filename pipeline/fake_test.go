@@ -202,9 +202,10 @@ func world() fakeFS {
 		"bzImage":       {size: 1 << 20, data: bootSector},
 		"amd64.uImage":  {data: patch(header(64), 0, "\x27\x05\x19\x56", 29, "\x18")},
 
-		"deploy/x86/demo-image-qemux86-64.rootfs.ext4": {size: 60 << 20, data: ext4},
-		"deploy/x86/bzImage":                           {size: 1 << 20, data: bootSector},
-		"esp/EFI/boot/bootx64.efi":                     {data: "MZ"},
+		"deploy/x86/demo-image-qemux86-64.rootfs.ext4":       {size: 60 << 20, data: ext4},
+		"deploy/leads-out/demo-image-qemux86-64.rootfs.ext4": {link: "../../good.ext4"},
+		"deploy/x86/bzImage":                                 {size: 1 << 20, data: bootSector},
+		"esp/EFI/boot/bootx64.efi":                           {data: "MZ"},
 
 		"deploy/new/demo-image-qemux86-64.rootfs-20260101000000.ext4": {size: 50 << 20, data: ext4},
 		"deploy/new/demo-image-qemux86-64.rootfs-20260202000000.ext4": {size: 60 << 20, data: ext4},

@@ -259,6 +259,8 @@ func mapOf(elem *fieldType) *fieldType {
 
 func convertElement(r refResolver, elem *fieldType, e cty.Value) (cty.Value, *problem) {
 	switch {
+	case e.IsMarked(): // a reference that a secret chose
+		return cty.NilVal, refuseSecret("This element", e)
 	case e.IsNull():
 		return cty.NilVal, wrong("An element is null.")
 	case !e.IsKnown():
@@ -310,16 +312,18 @@ func strings2list(items ...string) cty.Value {
 	return cty.ListVal(vals)
 }
 
-// sentence turns the text of an error into a sentence. A first word that may be a file name stays as it is.
+// beginnings are the words that the texts of errors begin with, where they do not begin with a path.
+var beginnings = []string{"the", "there", "nothing", "a", "an", "no", "reading", "it", "at", "more", "without", "only", "every"}
+
+// sentence turns the text of an error into a sentence. A first word that may be a path stays as it is.
 func sentence(text string) string {
 	if text == "" {
 		return ""
 	}
-	first, _, _ := strings.Cut(text, " ")
-	if !strings.ContainsFunc(first, func(r rune) bool { return r < 'a' || r > 'z' }) {
+	if first, _, _ := strings.Cut(text, " "); slices.Contains(beginnings, first) {
 		text = strings.ToUpper(text[:1]) + text[1:]
 	}
-	if !strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "?") {
+	if !strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "?") && !strings.HasSuffix(text, "!") {
 		text += "."
 	}
 	return text
@@ -347,6 +351,23 @@ func notEmpty(v cty.Value) string {
 		return "must not be empty"
 	}
 	return ""
+}
+
+// checkPlain looks for what no header of an artifact may hold.
+func checkPlain(v cty.Value) string {
+	reason := ""
+	_ = cty.Walk(v, func(at cty.Path, part cty.Value) (bool, error) {
+		if len(at) > 0 && part.Type() == cty.String && v.Type().IsMapType() {
+			if step, ok := at[len(at)-1].(cty.IndexStep); ok && strings.ContainsFunc(step.Key.AsString(), unicode.IsControl) {
+				reason = fmt.Sprintf("has the key %q, which holds a control character", shorten(step.Key.AsString()))
+			}
+		}
+		if part.IsKnown() && !part.IsNull() && part.Type() == cty.String && strings.ContainsFunc(part.AsString(), unicode.IsControl) {
+			reason = fmt.Sprintf("holds %q, in which there is a control character", shorten(part.AsString()))
+		}
+		return reason == "", nil
+	})
+	return reason
 }
 
 func checkPositive(v cty.Value) string {

@@ -37,10 +37,31 @@ import (
 	"github.com/zclconf/go-cty/cty/gocty"
 )
 
-// functionTable makes the functions of expressions: the pure core that Terraform's users know, by the same names, and a
-// few of our own. Nothing in it depends on time, chance or the network, so equal inputs make equal plans. The functions
-// that read files return unknown values while f is nil.
+// functionTable makes the functions of expressions, as they can be given to anybody.
 func functionTable(p *Pipeline, f *facts) map[string]function.Function {
+	table := plainFunctions(p, f)
+	for name, fn := range table {
+		table[name] = guard(p, name, fn)
+	}
+	// These handle marks and expressions themselves.
+	table["sensitive"], table["nonsensitive"], table["issensitive"] = sensitiveFunction(p), nonsensitiveFunc, isSensitiveFunc
+	table["try"], table["can"] = tryFunc, tryfunc.CanFunc
+	pure := maps.Clone(table)
+	table["templatestring"] = guard(p, "templatestring", templateFunc(p, "template", func(src string) (string, string, bool, error) { return src, "template", true, nil }, pure))
+	table["templatefile"] = guard(p, "templatefile", templateFunc(p, "path", func(name string) (string, string, bool, error) {
+		if f == nil || f.pending(name) {
+			return "", "", false, nil
+		}
+		data, err := f.read(name, maxFileSize)
+		return string(data), name, true, err
+	}, pure))
+	return table
+}
+
+// plainFunctions are the pure core that users of Terraform know, by the same names, and a few of our own. Nothing in it depends
+// on time, chance or the network, so equal inputs make equal plans. The functions that read files return unknown values while
+// f is nil.
+func plainFunctions(p *Pipeline, f *facts) map[string]function.Function {
 	table := map[string]function.Function{
 		"abs": stdlib.AbsoluteFunc, "ceil": stdlib.CeilFunc, "floor": stdlib.FloorFunc, "log": logFunc, "max": stdlib.MaxFunc,
 		"min": stdlib.MinFunc, "parseint": stdlib.ParseIntFunc, "pow": stdlib.PowFunc, "signum": stdlib.SignumFunc,
@@ -53,11 +74,11 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 		"startswith": textTest(strings.HasPrefix), "endswith": textTest(strings.HasSuffix), "strcontains": textTest(strings.Contains),
 
 		"chunklist": stdlib.ChunklistFunc, "coalesce": coalesceFunc, "coalescelist": stdlib.CoalesceListFunc, "compact": stdlib.CompactFunc,
-		"concat": stdlib.ConcatFunc, "contains": stdlib.ContainsFunc, "distinct": stdlib.DistinctFunc, "element": stdlib.ElementFunc,
+		"concat": stdlib.ConcatFunc, "contains": stdlib.ContainsFunc, "distinct": distinctFunc, "element": stdlib.ElementFunc,
 		"flatten": stdlib.FlattenFunc, "index": indexFunc, "keys": stdlib.KeysFunc, "length": lengthFunc, "lookup": stdlib.LookupFunc,
 		"merge": stdlib.MergeFunc, "one": oneFunc, "range": stdlib.RangeFunc, "reverse": stdlib.ReverseListFunc,
 		"setintersection": stdlib.SetIntersectionFunc, "setproduct": setProductFunc, "setsubtract": stdlib.SetSubtractFunc,
-		"setunion": stdlib.SetUnionFunc, "slice": stdlib.SliceFunc, "sort": stdlib.SortFunc, "sum": sumFunc, "transpose": transposeFunc,
+		"setunion": setUnionFunc, "slice": stdlib.SliceFunc, "sort": stdlib.SortFunc, "sum": sumFunc, "transpose": transposeFunc,
 		"values": stdlib.ValuesFunc, "zipmap": stdlib.ZipmapFunc, "alltrue": everyFunc, "anytrue": anyFunc, "matchkeys": matchKeysFunc,
 
 		"base64decode": textErr(decode64), "base64encode": text(func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }),
@@ -84,24 +105,6 @@ func functionTable(p *Pipeline, f *facts) map[string]function.Function {
 	for _, more := range []map[string]function.Function{fileFunctions(f), gitFunctions(f), inspectFunctions(f), artifactFunctions(f), fakedFunctions(f)} {
 		maps.Copy(table, more)
 	}
-	for name, fn := range table {
-		table[name] = guard(name, fn)
-	}
-	// These handle marks and expressions themselves.
-	table["sensitive"], table["nonsensitive"], table["issensitive"] = sensitiveFunction(p), nonsensitiveFunc, isSensitiveFunc
-	table["try"], table["can"] = tryFunc, tryfunc.CanFunc
-	pure := make(map[string]function.Function, len(table))
-	for name, fn := range table {
-		pure[name] = fn
-	}
-	table["templatestring"] = guard("templatestring", templateFunc("template", func(src string) (string, string, bool, error) { return src, "template", true, nil }, pure))
-	table["templatefile"] = guard("templatefile", templateFunc("path", func(name string) (string, string, bool, error) {
-		if f == nil || f.pending(name) {
-			return "", "", false, nil
-		}
-		data, err := f.read(name, maxFileSize)
-		return string(data), name, true, err
-	}, pure))
 	return table
 }
 
@@ -115,6 +118,61 @@ var impure = map[string]string{
 	"random":        "a value from a variable",
 }
 
+// leftOut are functions of other tools that are not here for other reasons.
+var leftOut = map[string]string{
+	"env":              "The environment is an input, and inputs are variables: env() stands only in the default of a variable, whose value is then var.NAME.",
+	"rsadecrypt":       "Private keys are used by signers alone.",
+	"pathexpand":       "The home directory differs between those who build; use path.root or a variable.",
+	"cidrhost":         noAddresses,
+	"cidrnetmask":      noAddresses,
+	"cidrsubnet":       noAddresses,
+	"cidrsubnets":      noAddresses,
+	"cidrcontains":     noAddresses,
+	"base64gzip":       "Compressed bytes differ between versions of a library; artifacts and images compress what is in them.",
+	"base64gunzip":     "Compressed files are unpacked where they are used.",
+	"textencodebase64": noEncodings,
+	"textdecodebase64": noEncodings,
+}
+
+const (
+	noAddresses = "Nothing here needs networks to be divided; give addresses as variables."
+	noEncodings = "Texts are UTF-8; base64encode and base64decode take that."
+)
+
+// explainUnknownFunction says more about a function that does not exist than HCL, which knows neither what we left out nor
+// the names of a namespace.
+func explainUnknownFunction(d *hcl.Diagnostic, ctx *hcl.EvalContext) {
+	extra, ok := hcl.DiagnosticExtra[hclsyntax.FunctionCallUnknownDiagExtra](d)
+	if !ok {
+		return
+	}
+	name := extra.CalledFunctionNamespace() + extra.CalledFunctionName()
+	d.Summary, d.Detail = "Call to unknown function", fmt.Sprintf("There is no function %s.", shorten(name))
+	if why := leftOut[name]; why != "" {
+		d.Detail += " " + why
+		return
+	}
+	var names []string
+	for ; ctx != nil; ctx = ctx.Parent() {
+		for known := range ctx.Functions {
+			if impure[known] == "" {
+				names = append(names, known)
+			}
+		}
+	}
+	slices.Sort(names)
+	if best := closest(name, names); best != "" {
+		d.Detail += fmt.Sprintf(" Did you mean %s?", best)
+		return
+	}
+	for _, known := range names { // one that stands in another namespace, or in none
+		if known[strings.LastIndexByte(known, ':')+1:] == extra.CalledFunctionName() {
+			d.Detail += fmt.Sprintf(" Did you mean %s?", known)
+			return
+		}
+	}
+}
+
 func absent(name, instead string) function.Function {
 	return function.New(&function.Spec{
 		VarParam: &function.Parameter{Name: "arguments", Type: cty.DynamicPseudoType, AllowNull: true, AllowUnknown: true, AllowDynamicType: true, AllowMarked: true},
@@ -125,20 +183,24 @@ func absent(name, instead string) function.Function {
 	})
 }
 
-// guard wraps a function so that its errors show no sensitive argument, and so that a panic in it becomes an error
-// without a stack trace.
-func guard(name string, fn function.Function) function.Function {
-	open := func(p function.Parameter) function.Parameter {
-		p.AllowMarked, p.AllowUnknown, p.AllowDynamicType, p.AllowNull = true, true, true, true
-		return p
+// guard wraps a function so that its errors show no sensitive argument, that a panic in it becomes an error without a stack
+// trace, and that what it does is paid for.
+func guard(p *Pipeline, name string, fn function.Function) function.Function {
+	open := func(q function.Parameter) function.Parameter {
+		q.AllowMarked, q.AllowUnknown, q.AllowDynamicType, q.AllowNull = true, true, true, true
+		if q.Type.IsCollectionType() { // converted here
+			q.Type = cty.DynamicPseudoType
+		}
+		return q
 	}
+	params, rest := fn.Params(), fn.VarParam()
 	spec := &function.Spec{}
-	for _, p := range fn.Params() {
-		spec.Params = append(spec.Params, open(p))
+	for _, q := range params {
+		spec.Params = append(spec.Params, open(q))
 	}
-	if v := fn.VarParam(); v != nil {
-		p := open(*v)
-		spec.VarParam = &p
+	if rest != nil {
+		q := open(*rest)
+		spec.VarParam = &q
 	}
 	explain := func(args []cty.Value, err error) error {
 		var panicked function.PanicError
@@ -152,12 +214,51 @@ func guard(name string, fn function.Function) function.Function {
 		}
 		return err
 	}
+	converted := func(args []cty.Value) ([]cty.Value, error) {
+		out := slices.Clone(args)
+		for i, v := range args {
+			q := rest
+			if i < len(params) {
+				q = &params[i]
+			}
+			want := q.Type
+			if ty, ok := conversions[name]; ok {
+				want = ty
+			}
+			if !want.IsCollectionType() {
+				continue
+			}
+			same, err := unifyInto(v, want)
+			switch {
+			case err == nil:
+				out[i] = same
+			case q.Type.IsCollectionType() || elements(v) > maxTypes:
+				return nil, function.NewArgError(i, err)
+			} // else the function has its own words for it
+		}
+		return out, nil
+	}
 	spec.Type = func(args []cty.Value) (cty.Type, error) {
-		ty, err := fn.ReturnTypeForValues(args)
+		if err := p.payFor(name, args); err != nil {
+			return cty.NilType, explain(args, err)
+		}
+		in, err := converted(args)
+		if err != nil {
+			return cty.NilType, explain(args, err)
+		}
+		ty, err := fn.ReturnTypeForValues(in)
 		return ty, explain(args, err)
 	}
 	spec.Impl = func(args []cty.Value, _ cty.Type) (cty.Value, error) {
-		v, err := fn.Call(args)
+		in, err := converted(args)
+		if err != nil {
+			return cty.NilVal, explain(args, err)
+		}
+		v, err := fn.Call(in)
+		if err == nil {
+			size, _ := valueSize(v)
+			p.effort.take(size / bytesPerStep) // when that was too much, nothing comes of the value
+		}
 		return v, explain(args, err)
 	}
 	return function.New(spec)
@@ -394,14 +495,8 @@ var lengthFunc = function.New(&function.Spec{
 var coalesceFunc = function.New(&function.Spec{
 	VarParam: &function.Parameter{Name: "values", Type: cty.DynamicPseudoType, AllowNull: true, AllowUnknown: true, AllowDynamicType: true},
 	Type: func(args []cty.Value) (cty.Type, error) {
-		var types []cty.Type // that differ: unifying takes the square of their number
-		for _, a := range args {
-			if !slices.ContainsFunc(types, a.Type().Equals) {
-				types = append(types, a.Type())
-			}
-		}
-		ty, _ := convert.UnifyUnsafe(types)
-		if ty == cty.NilType {
+		ty, err := oneType(args)
+		if err != nil {
 			return cty.NilType, errors.New("all arguments must have one type")
 		}
 		return ty, nil
@@ -574,10 +669,13 @@ var matchKeysFunc = function.New(&function.Spec{
 		if args[0].LengthInt() != args[1].LengthInt() {
 			return cty.NilVal, errors.New("values and keys must have one length")
 		}
-		wanted, values := args[2].AsValueSlice(), args[0].AsValueSlice()
+		wanted, values := newBuckets(), args[0].AsValueSlice()
+		for _, w := range args[2].AsValueSlice() {
+			wanted.add(w)
+		}
 		var out []cty.Value
 		for i, k := range args[1].AsValueSlice() {
-			if slices.ContainsFunc(wanted, func(w cty.Value) bool { return w.RawEquals(k) }) {
+			if wanted.has(k) {
 				out = append(out, values[i])
 			}
 		}
@@ -791,7 +889,7 @@ var isSensitiveFunc = function.New(&function.Spec{
 // variables.
 func envFunctions(p *Pipeline) map[string]function.Function {
 	return map[string]function.Function{
-		"env": guard("env", function.New(&function.Spec{
+		"env": guard(p, "env", function.New(&function.Spec{
 			Params: []function.Parameter{{Name: "name", Type: cty.String}},
 			Type:   function.StaticReturnType(cty.String),
 			Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
@@ -808,7 +906,7 @@ func envFunctions(p *Pipeline) map[string]function.Function {
 }
 
 // templateFunc makes templatestring and templatefile.
-func templateFunc(param string, load func(string) (src, name string, known bool, err error), functions map[string]function.Function) function.Function {
+func templateFunc(p *Pipeline, param string, load func(string) (src, name string, known bool, err error), functions map[string]function.Function) function.Function {
 	render := func(args []cty.Value) (cty.Value, error) {
 		src, name, known, err := load(args[0].AsString())
 		if err != nil || !known {
@@ -821,6 +919,7 @@ func templateFunc(param string, load func(string) (src, name string, known bool,
 		if diags.HasErrors() {
 			return cty.DynamicVal, fmt.Errorf("%s:%d,%d: %s; %s", name, diags[0].Subject.Start.Line, diags[0].Subject.Start.Column, diags[0].Summary, diags[0].Detail)
 		}
+		p.effort.meter(expr)
 		vars := make(map[string]cty.Value)
 		if ty := args[1].Type(); !ty.IsObjectType() && !ty.IsMapType() {
 			return cty.DynamicVal, function.NewArgErrorf(1, "a map is needed")

@@ -32,9 +32,11 @@ func FuzzPipeline(f *testing.F) {
 	f.Add([]byte(jsonPipeline), true)
 	f.Add([]byte(manyArtifacts(60)+"locals {\nx = <<E\na {\n}\nE\n}\n/*\n}\n*/\n"), false) // read in pieces
 	f.Add([]byte(several), false)
-	for _, s := range hostile() {
-		if len(s) < 1<<16 {
-			f.Add([]byte(s), false)
+	for _, sources := range []map[string]string{hostile(), multiplying()} {
+		for _, s := range sources {
+			if len(s) < 1<<16 {
+				f.Add([]byte(s), false)
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, src []byte, asJSON bool) {
@@ -132,6 +134,8 @@ func TestHostile(t *testing.T) {
 		"strings": `{"locals":{"a":"` + strings.Repeat("${[", 100_000) + `"}}`,
 		"open":    `{"locals":{"a":"`,
 		"number":  `{"locals":{"a":1e999999999}}`,
+		"loops":   `{"locals":{"a":{"b":["${[for a in range(1000): [for b in range(1000): [for c in range(1000): 1]]]}"]}}}`,
+		"key":     `{"locals":{"a":{"${join(\"\", [for a in range(1000): join(\"\", [for b in range(1000): join(\"\", [for c in range(1000): \"\"])])])}":1}}}`,
 	} {
 		t.Run("json "+name, func(t *testing.T) {
 			exercise(t, "x"+suffixJSON, []byte(src))

@@ -123,6 +123,9 @@ func (f *facts) explainGit(err error) error {
 	case contains("not a git repository"):
 		return fmt.Errorf("%s is not in a work tree of git", f.dir)
 	case contains("No names found", "No tags can describe", "cannot describe anything", "No annotated tags"):
+		if _, err := f.git("rev-parse", "--verify", "HEAD"); err != nil {
+			return errors.New("there is no commit yet")
+		}
 		text := "no tag fits that HEAD comes after"
 		if shallow, _ := f.git("rev-parse", "--is-shallow-repository"); shallow == "true" {
 			text += "; the clone is shallow, so fetch the rest: git fetch --unshallow --tags"

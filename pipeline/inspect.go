@@ -492,7 +492,11 @@ func (s *shower) instance(inst *instance, object cty.Value) Shown {
 			continue
 		}
 		value[x.Name] = s.plain(v, step(x.Name))
-		computed = append(computed, entry{x.Name, s.text(v, 1)})
+		text := s.text(v, 1)
+		if x.Known == "server" && !v.IsKnown() {
+			text = "(known from the server)"
+		}
+		computed = append(computed, entry{x.Name, text})
 	}
 	var b strings.Builder
 	b.WriteString("{\n")

@@ -36,6 +36,7 @@ type Pipeline struct {
 	*module // the root
 
 	dir     string // absolute
+	root    string // as it was given, which the names of files begin with
 	version string // of the tool
 	layouts LayoutSolver
 	environ map[string]string
@@ -45,6 +46,8 @@ type Pipeline struct {
 	sources map[string]*module // read from a directory, by its absolute path
 	modules map[string]*module // instances by prefix, the root's included
 
+	asked     map[string]bool // of asksFor
+	effort    effort          // what the evaluation that goes on may still do
 	secrets   map[string]bool
 	loadDiags hcl.Diagnostics
 	checked   *evaluator // the offline evaluation, once made
@@ -96,6 +99,7 @@ func Load(o LoadOptions) (*Pipeline, hcl.Diagnostics) {
 		sources: make(map[string]*module),
 	}
 	p.modules = map[string]*module{"": p.module}
+	p.renewEffort()
 	for _, entry := range o.Environ {
 		if name, value, ok := strings.Cut(entry, "="); ok {
 			p.environ[name] = value
@@ -117,7 +121,7 @@ func (p *Pipeline) load(dir string, o LoadOptions) hcl.Diagnostics {
 	if err != nil {
 		return hcl.Diagnostics{fault("Directory not found", sentence(err.Error()), nil)}
 	}
-	p.dir = abs
+	p.dir, p.root = abs, dir
 	paths, err := SourceFiles(dir)
 	if err != nil {
 		return hcl.Diagnostics{fault("No pipeline found", sentence(err.Error()), nil)}
@@ -149,11 +153,20 @@ func (p *Pipeline) read(m *module, paths []string) (diags hcl.Diagnostics, fits 
 	for _, body := range bodies {
 		diags = append(diags, m.declare(body)...)
 	}
+	p.effort.meterJSON(m)
 	return diags, true
 }
 
 // Dir is the pipeline's directory, absolute.
 func (p *Pipeline) Dir() string { return p.dir }
+
+// FileName is how messages call a file of the pipeline: relative to its root.
+func (p *Pipeline) FileName(file string) string {
+	if rel, err := filepath.Rel(p.root, file); err == nil {
+		return filepath.ToSlash(rel)
+	}
+	return file
+}
 
 // PlaceOf returns where the block with an address is declared; nil when there is none.
 func (p *Pipeline) PlaceOf(address string) *hcl.Range {
@@ -251,6 +264,7 @@ func (p *Pipeline) parseFile(path string) (hcl.Body, hcl.Diagnostics) {
 	if file == nil || file.Body == nil {
 		return nil, diags
 	}
+	p.effort.meterBody(file.Body)
 	return file.Body, diags
 }
 

@@ -211,7 +211,7 @@ func checkInputs(b *block, callee *module) hcl.Diagnostics {
 	}
 	for _, name := range keys(callee.variables) {
 		if v := callee.variables[name]; given[name] == nil && v.deflt == nil {
-			diags = append(diags, missingInput(b, v))
+			diags = append(diags, missingInput(b, callee, v))
 		}
 	}
 	return diags
@@ -221,12 +221,12 @@ func unknownInput(b *block, callee *module, name string, at hcl.Range) *hcl.Diag
 	return fault("Unknown input", fmt.Sprintf("The module in %s declares no variable %s.%s", callee.source, shorten(name), suggestion(name, keys(callee.variables), "Declared: ")), &at)
 }
 
-func missingInput(b *block, v *variable) *hcl.Diagnostic {
+func missingInput(b *block, callee *module, v *variable) *hcl.Diagnostic {
 	at := b.rng
 	if a := b.content.attrs["inputs"]; a != nil {
 		at = a.NameRange
 	}
-	return fault("Missing input", fmt.Sprintf("The module's variable %s (%s:%d) has no default; give it a value: inputs = { %s = ... }.", v.name, filepath.Base(v.rng.Filename), v.rng.Start.Line, v.name), &at)
+	return fault("Missing input", fmt.Sprintf("The module's variable %s (%s:%d) has no default; give it a value: inputs = { %s = ... }.", v.name, path.Join(callee.source, filepath.Base(v.rng.Filename)), v.rng.Start.Line, v.name), &at)
 }
 
 // inputsOf returns the inputs of a module block one by one, where they are written out: { a = ..., b = ... }. One that is
@@ -462,7 +462,7 @@ func (e *evaluator) input(m *module, v *variable) (_ cty.Value, at hcl.Range, ok
 	}
 	if found == cty.NilVal {
 		if v.deflt == nil {
-			e.report(missingInput(c.block, v))
+			e.report(missingInput(c.block, callee, v))
 			return unknown, expr.Range(), true
 		}
 		return cty.NilVal, expr.Range(), false

@@ -24,6 +24,9 @@ func (p *Pipeline) Outputs(ctx context.Context, o OutputOptions) ([]Output, hcl.
 	e.built, e.deployments = o.Built, o.Deployments
 	var outputs []Output
 	for _, b := range p.others["output"] {
+		if o.Name != "" && b.name != o.Name {
+			continue
+		}
 		v, out := e.output(b)
 		if v == cty.NilVal {
 			continue
@@ -78,6 +81,10 @@ func (e *evaluator) output(b *block) (cty.Value, Output) {
 	if !ok {
 		return cty.NilVal, out
 	}
+	if infinite(v) {
+		e.reportAt("Wrong value", "The value holds an infinite number, such as 1/0 makes, which no output can show.", expr, ctx)
+		return cty.NilVal, out
+	}
 	if b.home.prefix != "" { // it goes to the pipeline and not to a reader, with its marks
 		if out.Sensitive && !v.ContainsMarked() {
 			v = v.Mark(secretOf(b.address()))
@@ -93,6 +100,15 @@ func (e *evaluator) output(b *block) (cty.Value, Output) {
 		v, _ = v.UnmarkDeep()
 	}
 	return v, out
+}
+
+func infinite(v cty.Value) (found bool) {
+	v, _ = v.UnmarkDeep()
+	_ = cty.Walk(v, func(_ cty.Path, part cty.Value) (bool, error) {
+		found = found || part.Type() == cty.Number && part.IsKnown() && !part.IsNull() && part.AsBigFloat().IsInf()
+		return !found, nil
+	})
+	return found
 }
 
 // OutDir is where outputs go, absolute.

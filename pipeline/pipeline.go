@@ -53,6 +53,8 @@ type Output struct {
 // OutputOptions says how to evaluate outputs.
 type OutputOptions struct {
 	FS FileSystem
+	// Name limits it to one output, so that what is wrong with others does not matter; empty means all.
+	Name string
 	// ShowSensitive puts the values of sensitive outputs into Value in clear text.
 	ShowSensitive bool
 	// Built is what the last build made, by address: artifacts and images whose size and digest are known.

@@ -22,6 +22,8 @@ type Plan struct {
 	Actions []*Action `json:"actions"`
 	// Variables are the values that it was made with.
 	Variables []PlanVariable `json:"-"`
+	// Unchecked: the condition of some check needs what only a build tells. [Pipeline.CheckBuilt] asks again.
+	Unchecked bool `json:"-"`
 }
 
 // Kind of an action.

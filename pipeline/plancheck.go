@@ -312,13 +312,13 @@ func (c *processorCheck) image(inst *instance, im *Image) {
 	}
 	for _, n := range inst.body.all("fill") {
 		if n.body.has("file") {
-			file := c.e.pipeline.abs(n.body.text("file"))
+			file := c.e.abs(n.body.text("file"))
 			c.check(file, d, n.body.rangeOf("file"))
 			c.kernelOf(file, d)
 		}
 		files := n.body.textMap("files")
 		for _, dest := range keys(files) {
-			c.check(c.e.pipeline.abs(files[dest]), d, elementRange(n.body.content.attrs["files"].Expr, &problem{index: -1, key: dest}).Ptr())
+			c.check(c.e.abs(files[dest]), d, elementRange(n.body.content.attrs["files"].Expr, &problem{index: -1, key: dest}).Ptr())
 		}
 	}
 }
@@ -336,8 +336,8 @@ func (c *processorCheck) addKernel(inst *instance) {
 	rootfs, ok := exposedText(inst, "rootfs")
 	path, also := exposedText(inst, "kernel")
 	if ok && also {
-		rootfs = c.e.pipeline.abs(rootfs)
-		c.kernels[rootfs] = append(c.kernels[rootfs], kernel{c.e.pipeline.abs(path), inst.body.rangeOf("machine")})
+		rootfs = c.e.abs(rootfs)
+		c.kernels[rootfs] = append(c.kernels[rootfs], kernel{c.e.abs(path), inst.body.rangeOf("machine")})
 	}
 }
 

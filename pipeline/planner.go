@@ -39,6 +39,9 @@ func (p *Pipeline) Plan(ctx context.Context, o PlanOptions) (*Plan, hcl.Diagnost
 		e = newEvaluator(ctx, p, fsys, true)
 		plan = e.plan(o.Targets)
 	}
+	if e.facts.decomposed != "" {
+		e.report(caution("File name in another form", fmt.Sprintf("%s is written in decomposed Unicode on this disk, as some systems do. It is found all the same; a copy elsewhere may have another name, and then other bytes in artifacts.", e.shown(e.facts.decomposed)), nil))
+	}
 	if err := ctx.Err(); err != nil {
 		e.diags = append(hcl.Diagnostics{fault("Interrupted", sentence(err.Error()), nil)}, e.diags...)
 	}
@@ -65,6 +68,7 @@ func (e *evaluator) plan(targets []string) *Plan {
 	}
 	if len(targets) == 0 {
 		e.checks()
+		plan.Unchecked = e.unchecked
 	}
 	e.checkTogether(len(targets) == 0)
 	if e.failed() {
@@ -87,7 +91,9 @@ func (e *evaluator) plan(targets []string) *Plan {
 		}
 	}
 	for _, address := range keys(actions) {
-		e.addSourceEdges(actions[address])
+		a := actions[address]
+		a.DependsOn = slices.DeleteFunc(a.DependsOn, func(need string) bool { return actions[need] == nil }) // a source that makes nothing
+		e.addSourceEdges(a)
 	}
 	chosen := e.selectInstances(targets, all)
 	e.onlySources(targets, chosen)
@@ -115,6 +121,20 @@ func (e *evaluator) plan(targets []string) *Plan {
 	plan.Actions = inOrder(plan.Actions)
 	e.checkOutputPaths(plan)
 	return plan
+}
+
+// CheckBuilt makes the checks of the pipeline again, with what a build made, by address. It returns what fails.
+func (p *Pipeline) CheckBuilt(ctx context.Context, fsys FileSystem, built map[string]BuiltFile) hcl.Diagnostics {
+	if p.loadDiags.HasErrors() {
+		return p.loadDiags
+	}
+	if fsys == nil {
+		fsys = OS{}
+	}
+	e := newEvaluator(ctx, p, fsys, true)
+	e.built = built
+	e.checks()
+	return slices.DeleteFunc(e.finish(), func(d *hcl.Diagnostic) bool { return d.Severity != hcl.DiagError }) // the plan warned
 }
 
 // CacheDir is where the pipeline wants its cache, absolute, as far as that is known offline; else the default.

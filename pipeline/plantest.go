@@ -192,10 +192,12 @@ func (l *testLoader) file(path string) {
 	if diags.HasErrors() || file == nil || file.Body == nil {
 		return
 	}
+	l.pipeline.effort.meterBody(file.Body)
 	body, blocks := takeVariables(file.Body)
 	start := hcl.Range{Filename: path, Start: hcl.InitialPos, End: hcl.InitialPos}
 	c, diags := readBody(body, start, testFileSchema, "", testFileSchema.Kind)
 	l.diags = append(l.diags, diags...)
+	c.replace(l.pipeline.effort.native)
 	common := &testRun{variables: make(map[string]*givenValue), objects: make(map[string]*fakeObject), functions: make(map[string]cty.Value), pretended: make(map[string]pretended)}
 	l.variables(common, path, c.attrs["variables"], blocks[hcl.Range{}])
 	l.fakes(common, c.attrs["fakes"])

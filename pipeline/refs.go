@@ -285,10 +285,15 @@ func (c *referenceChecker) traversal(t hcl.Traversal, each bool) *hcl.Diagnostic
 		return nil
 	}
 	name, ok := stepName(rest[0])
-	if !ok || b.schema.object.HasAttribute(name) {
+	names := b.schema.attributeNames(b.typ)
+	if !ok || slices.Contains(names, name) {
 		return nil
 	}
-	return fault("Unknown attribute", fmt.Sprintf("A %s has no attribute %s.%s", b.schema.Kind, name, suggestion(name, b.schema.attributeNames(), "Known: ")), rest[0].SourceRange().Ptr())
+	what := sentenceStart(aWord(b.schema.Kind))
+	if b.typ != "" {
+		what += " of type " + b.typ
+	}
+	return fault("Unknown attribute", fmt.Sprintf("%s has no attribute %s.%s", what, name, suggestion(name, names, "Known: ")), rest[0].SourceRange().Ptr())
 }
 
 // moduleOutput checks what follows the name of a module.
@@ -324,6 +329,8 @@ func (c *referenceChecker) unknownRoot(t hcl.Traversal) *hcl.Diagnostic {
 	switch {
 	case root == "data":
 		detail += " Did you mean source?"
+	case root == "count":
+		detail += " Blocks are repeated by for_each, and each.key tells them apart."
 	case root == "device":
 		detail += " Did you mean device_type?"
 	case m.variables[root] != nil:

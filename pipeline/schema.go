@@ -38,6 +38,7 @@ type typeSchema struct {
 	Doc    string
 	Attrs  []*attrSchema
 	Blocks []*blockSchema
+	Also   []string // what it exposes by the names of arguments of other types
 }
 
 // attrSchema describes an argument.
@@ -59,8 +60,9 @@ type exposedSchema struct {
 	Name  string
 	Doc   string
 	Type  cty.Type
-	Built bool   // known only after the build
-	Known string // from when, in the words of the reference; empty: see knownFrom
+	Of    []string // the types that have it; nil: all
+	Built bool     // known only after the build
+	Known string   // from when, in the words of the reference; empty: see knownFrom
 }
 
 func (s *blockSchema) typed() bool { return len(s.Types) > 0 }
@@ -168,11 +170,22 @@ func (s *blockSchema) objectType() cty.Type {
 	return cty.Object(types)
 }
 
-// attributeNames are what may follow a reference to a block of this kind, for suggestions.
-func (s *blockSchema) attributeNames() []string {
-	var names []string
-	for name := range s.object.AttributeTypes() {
-		names = append(names, name)
+// attributeNames are what may follow a reference to a block of this kind and type. The object has those of all types, null
+// where they make no sense.
+func (s *blockSchema) attributeNames(typ string) []string {
+	names := []string{"id"}
+	if t := s.typeNamed(typ); t != nil {
+		names = append(names, t.Also...)
+	}
+	for _, a := range s.attrs(typ) {
+		if a.Name != metaDepends {
+			names = append(names, a.Name)
+		}
+	}
+	for _, x := range s.Exposes {
+		if (x.Of == nil || slices.Contains(x.Of, typ)) && !slices.Contains(names, x.Name) {
+			names = append(names, x.Name)
+		}
 	}
 	slices.Sort(names)
 	return names
@@ -241,7 +254,7 @@ var sourceSchema = &blockSchema{
 			Name: "file", Doc: "A file, whoever made it.",
 			Attrs: []*attrSchema{
 				{Name: "path", Type: tPath, Required: true, Doc: "The file."},
-				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case. Not checked without."},
+				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case. Not checked without; references then see what it is."},
 			},
 		},
 		{
@@ -253,12 +266,13 @@ var sourceSchema = &blockSchema{
 			},
 		},
 		{
-			Name: "http", Doc: "A file from a server. It is fetched when something is built that needs it, once, and checked before anybody sees it.",
+			Name: "http", Also: []string{"path"}, Doc: "A file from a server. It is fetched when something is built that needs it, once, and checked before anybody sees it.",
 			Attrs: []*attrSchema{
 				{Name: "url", Type: tString, Required: true, Check: checkFetchURL, Doc: "Where it is: https, or http together with sha256."},
 				{Name: "sha256", Type: tString, Check: checkSHA256, Doc: "What its SHA-256 must be: 64 hexadecimal digits in lower case; by default what .twinkeel.lock.hcl says, which \"twinkeel init --upgrade\" writes."},
 				{Name: "headers", Type: mapOf(tString), Secret: true, Doc: "Headers of the request, such as { Authorization = \"Bearer ${var.token}\" }. They go to the host of the URL alone, also when that redirects to another."},
 				{Name: "max_size", Type: tSize, Default: number(16 * gib), Check: checkPositive, Doc: "How large the file may be."},
+				attrSourceDepends,
 			},
 		},
 		{
@@ -269,25 +283,26 @@ var sourceSchema = &blockSchema{
 				{Name: "inputs", Type: listOf(tPath), Doc: "What it reads: files, directories and globs, in which ** stands for any directories. When one of them changes the command runs again. Outputs of other sources in the command line count without being named."},
 				{Name: "environment", Type: mapOf(tString), Secret: true, Doc: "Further environment variables. Beside them the command sees PATH, HOME, LANG=C.UTF-8, TZ=UTC, SOURCE_DATE_EPOCH and OUT. A change makes it run again, but not of sensitive values."},
 				{Name: "dir", Type: tPath, Doc: "Where it runs; by default the pipeline's directory."},
+				attrSourceDepends,
 			},
 		},
 	},
 	Exposes: []exposedSchema{
-		{Name: "rootfs", Type: cty.String, Doc: "Path of the root file system (yocto)."},
-		{Name: "rootfs_type", Type: cty.String, Doc: "Kind of the root file system, one of rootfs_types (yocto)."},
-		{Name: "rootfs_size", Type: cty.Number, Doc: "Apparent size of the root file system in bytes (yocto)."},
-		{Name: "uboot_env", Type: cty.String, Doc: "Path of u-boot-initial-env, U-Boot's built-in variables as text, or null (yocto)."},
-		{Name: "manifest", Type: cty.String, Doc: "Path of the package manifest, or null (yocto)."},
-		{Name: "testdata", Type: cty.String, Doc: "Path of the .testdata.json file, or null (yocto)."},
-		{Name: "sbom", Type: cty.String, Doc: "Path of what a bill of materials can be made of: the build's SPDX document, else the package manifest, or null (yocto)."},
-		{Name: "packages", Type: cty.Map(cty.String), Doc: "Versions of the packages in the image, by name (yocto)."},
-		{Name: "distro_version", Type: cty.String, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
-		{Name: "build_id", Type: cty.String, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
-		{Name: "size", Type: cty.Number, Doc: "Size in bytes (file; http, when the file is there)."},
-		{Name: "rootfs_sha256", Type: cty.String, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
-		{Name: "variables", Type: cty.Map(cty.String), Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},
-		{Name: "files", Type: cty.List(cty.String), Doc: "Names of the files and links, relative to path, sorted (dir)."},
-		{Name: "tree_sha256", Type: cty.String, Doc: "SHA-256 over the names and contents of files; null as long as nothing in the pipeline names this attribute (dir)."},
+		{Name: "rootfs", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of the root file system (yocto)."},
+		{Name: "rootfs_type", Type: cty.String, Of: []string{"yocto"}, Doc: "Kind of the root file system, one of rootfs_types (yocto)."},
+		{Name: "rootfs_size", Type: cty.Number, Of: []string{"yocto"}, Doc: "Apparent size of the root file system in bytes (yocto)."},
+		{Name: "uboot_env", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of u-boot-initial-env, U-Boot's built-in variables as text, or null (yocto)."},
+		{Name: "manifest", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of the package manifest, or null (yocto)."},
+		{Name: "testdata", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of the .testdata.json file, or null (yocto)."},
+		{Name: "sbom", Type: cty.String, Of: []string{"yocto"}, Doc: "Path of what a bill of materials can be made of: the build's SPDX document, else the package manifest, or null (yocto)."},
+		{Name: "packages", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Versions of the packages in the image, by name (yocto)."},
+		{Name: "distro_version", Type: cty.String, Of: []string{"yocto"}, Doc: "DISTRO_VERSION of the build, or null (yocto)."},
+		{Name: "build_id", Type: cty.String, Of: []string{"yocto"}, Doc: "Date in the name of the output, YYYYMMDDHHMMSS, or null (yocto)."},
+		{Name: "size", Type: cty.Number, Of: []string{"file", SourceHTTP}, Doc: "Size in bytes (file; http, when the file is there)."},
+		{Name: "rootfs_sha256", Type: cty.String, Of: []string{"yocto"}, Doc: "SHA-256 of the root file system; of a compressed one it is known after the build, and null as long as nothing in the pipeline names this attribute (yocto)."},
+		{Name: "variables", Type: cty.Map(cty.String), Of: []string{"yocto"}, Doc: "Variables of the build: MACHINE, DISTRO, DISTRO_VERSION, DISTRO_CODENAME, IMAGE_BASENAME, KERNEL_IMAGETYPE and all that begin with MENDER_ (yocto)."},
+		{Name: "files", Type: cty.List(cty.String), Of: []string{"dir"}, Doc: "Names of the files and links, relative to path, sorted (dir)."},
+		{Name: "tree_sha256", Type: cty.String, Of: []string{"dir"}, Doc: "SHA-256 over the names and contents of files; null as long as nothing in the pipeline names this attribute (dir)."},
 	},
 }
 
@@ -479,7 +494,10 @@ var signerSchema = &blockSchema{
 	},
 }
 
-var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout")), Doc: "What must be done first, beside what the block refers to anyway."}
+var attrDependsOn = &attrSchema{Name: metaDepends, Type: listOf(refTo("artifact", "image", "rollout", "source")), Doc: "What must be done first, beside what the block refers to anyway. A source that only says what is there needs nothing done."}
+
+// attrSourceDepends is for sources, which run before everything else.
+var attrSourceDepends = &attrSchema{Name: metaDepends, Type: listOf(refTo("source")), Doc: "Sources that must have run first, beside those whose outputs it reads."}
 
 var payloadSchema = &blockSchema{
 	Kind: "payload", Label: "type", Min: 1, Max: 1,
@@ -488,16 +506,16 @@ var payloadSchema = &blockSchema{
 		{Name: "file", Type: tPath, Doc: "The file to install. For rootfs-image it must fit into the slots and hold their file system."},
 		{Name: "files", Type: listOf(tPath), Doc: "The files to install, for update modules that take several."},
 		{Name: "directory", Type: tPath, Doc: "Directory to install (directory), or with the Compose file and what it refers to (docker-compose, app)."},
-		{Name: "destination", Type: tString, Doc: "Absolute path on the device (single-file, directory). For a single file it is the file's, or with a slash at its end the directory's."},
-		{Name: "file_name", Type: tString, Doc: "Name of the file on the device, if it is not the one it has here (single-file)."},
-		{Name: "mode", Type: tString, Doc: "Permissions of the file on the device, in octal, such as \"0644\" (single-file)."},
+		{Name: "destination", Type: tString, Check: checkPlain, Doc: "Absolute path on the device (single-file, directory). For a single file it is the file's, or with a slash at its end the directory's."},
+		{Name: "file_name", Type: tString, Check: checkPlain, Doc: "Name of the file on the device, if it is not the one it has here (single-file)."},
+		{Name: "mode", Type: tString, Check: checkPlain, Doc: "Permissions of the file on the device, in octal, such as \"0644\" (single-file)."},
 		{Name: "keep_owners", Type: tBool, Doc: "Whether the numeric owners of the files are kept; else all belong to root (directory)."},
-		{Name: "images", Type: listOf(tString), Doc: "Container images that the device pulls and runs (docker)."},
+		{Name: "images", Type: listOf(tString), Check: checkPlain, Doc: "Container images that the device pulls and runs (docker)."},
 		{Name: "image_files", Type: listOf(tPath), Doc: "Archives of container images (docker-compose, app)."},
 		{Name: "compose_files", Type: listOf(tPath), Doc: "The Compose file and files it refers to, in the place of directory (docker-compose, app)."},
-		{Name: "project", Type: tString, Doc: "Name of the Compose project (docker-compose, app)."},
-		{Name: "platform", Type: tString, Doc: "Platform of the images, such as linux/arm64 (app)."},
-		{Name: "run_args", Type: tString, Doc: "Arguments of docker run (docker)."},
+		{Name: "project", Type: tString, Check: checkPlain, Doc: "Name of the Compose project (docker-compose, app)."},
+		{Name: "platform", Type: tString, Check: checkPlain, Doc: "Platform of the images, such as linux/arm64 (app)."},
+		{Name: "run_args", Type: tString, Check: checkPlain, Doc: "Arguments of docker run (docker)."},
 		{Name: "meta_data", Type: tAny, Doc: "An object with what the update module wants to know. Not for rootfs-image."},
 	},
 }
@@ -509,9 +527,9 @@ var artifactSchema = &blockSchema{
 		{Name: "name", Type: tName, Required: true, Doc: "Name of the release, as devices report it. It may be the same for several device types, and never names other content again."},
 		{Name: "device_types", Type: listOf(refTo("device_type")), Required: true, Check: notEmpty, Doc: "The device types that it fits; at least one."},
 		{Name: "signer", Type: refTo("signer"), Doc: "Who signs it. Without one it is unsigned, and devices refuse it."},
-		{Name: "provides", Type: mapOf(tString), Doc: "What the device provides once it is installed, beside the defaults of the payload's type."},
-		{Name: "depends", Type: mapOf(tString), Doc: "What the device must provide before it takes the artifact."},
-		{Name: "clears_provides", Type: listOf(tString), Doc: "Globs of what the device no longer provides once it is installed; by default those of the payload's type."},
+		{Name: "provides", Type: mapOf(tString), Check: checkPlain, Doc: "What the device provides once it is installed, beside the defaults of the payload's type."},
+		{Name: "depends", Type: mapOf(tString), Check: checkPlain, Doc: "What the device must provide before it takes the artifact."},
+		{Name: "clears_provides", Type: listOf(tString), Check: checkPlain, Doc: "Globs of what the device no longer provides once it is installed; by default those of the payload's type."},
 		{Name: "group", Type: tName, Doc: "Artifact group that it provides."},
 		{Name: "scripts", Type: listOf(tPath), Doc: "State scripts, named as in ArtifactInstall_Enter_00_stop. Mender's clients run them; the bundled agent refuses such artifacts so far."},
 		{Name: "default_provides", Type: tBool, Default: cty.True, Doc: "Whether it provides what Mender's tool adds for the payload's type: a version, and the checksum of a root file system."},
@@ -663,12 +681,12 @@ var moduleSchema = &blockSchema{
 
 var checkSchema = &blockSchema{
 	Kind: "check", Label: "name",
-	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Not checked when a plan is limited to some addresses, as image, push and rollout do by themselves.",
+	Doc: "Conditions on the pipeline and on what it found. Unless they hold there is no plan. Those about what a build makes, such as the size of an artifact, are made for what is up to date, and after a build for what it made: then what was built stays, and nothing is pushed. Not checked when a plan is limited to some addresses, as image, push and rollout do by themselves.",
 	Blocks: []*blockSchema{{
 		Kind: "assert", Min: 1,
 		Doc: "A condition.",
 		Attrs: []*attrSchema{
-			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well. What is known only after the build is not checked."},
+			{Name: "condition", Type: tBool, Required: true, Doc: "True when all is well. May refer to what a build makes, such as artifact.os.size; until it is known it is not checked."},
 			{Name: "error_message", Type: tString, Required: true, Doc: "What to tell when it is not."},
 		},
 	}},

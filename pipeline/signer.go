@@ -29,10 +29,10 @@ func (e *evaluator) computeSigner(inst *instance) map[string]cty.Value {
 	b := inst.body
 	s := &Signer{
 		Address: inst.address, Kind: inst.block.typ,
-		PrivateKey: e.pipeline.abs(b.text("private_key")), PrivateKeyEnv: b.text("private_key_env"), Passphrase: Secret(b.text("passphrase")),
-		URI: b.text("uri"), Module: e.pipeline.abs(b.text("module")), PIN: Secret(b.text("pin")),
+		PrivateKey: e.abs(b.text("private_key")), PrivateKeyEnv: b.text("private_key_env"), Passphrase: Secret(b.text("passphrase")),
+		URI: b.text("uri"), Module: e.abs(b.text("module")), PIN: Secret(b.text("pin")),
 		Key:     b.text("key"),
-		Command: b.texts("command"), Dir: e.pipeline.dir, PublicKey: e.pipeline.abs(b.text("public_key")),
+		Command: b.texts("command"), Dir: e.pipeline.dir, PublicKey: e.abs(b.text("public_key")),
 	}
 	inst.result = s
 	if inst.block.typ == "file" && !b.content.incomplete {

@@ -38,6 +38,9 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 	if inst.block.typ == "file" {
 		b := inst.body
 		if e.facts == nil || !b.has("path") || e.pending(b.text("path")) {
+			if b.unset("sha256") {
+				return unknown("size", "sha256")
+			}
 			return unknown("size")
 		}
 		size, err := e.facts.regular(b.text("path"))
@@ -45,16 +48,19 @@ func (e *evaluator) computeSource(inst *instance) map[string]cty.Value {
 			e.reportOrigin(e.missingFile(b.text("path")), fault("File not found", sentence(err.Error()), b.rangeOf("path")))
 			return unknown("size")
 		}
-		if b.has("sha256") {
+		out := map[string]cty.Value{"size": number(size)}
+		if b.has("sha256") || e.pipeline.asksFor("file", "sha256") {
 			got, err := e.facts.sha256(b.text("path"))
 			switch {
 			case err != nil:
 				e.report(fault("Cannot read file", sentence(err.Error()), b.rangeOf("path")))
+			case b.unset("sha256"):
+				out["sha256"] = cty.StringVal(got)
 			case got != b.text("sha256"):
 				e.report(fault("Wrong checksum", fmt.Sprintf("%s has the SHA-256 %s.", b.text("path"), got), b.rangeOf("sha256")))
 			}
 		}
-		return map[string]cty.Value{"size": number(size)}
+		return out
 	}
 
 	b := inst.body
@@ -183,6 +189,9 @@ func (y *yocto) findRootfs() error {
 			if err != nil {
 				return &sourceError{"image", "Output not usable", err.Error() + "; the build was probably interrupted or cleaned"}
 			}
+			if err := y.leads(name, "image"); err != nil {
+				return err
+			}
 			real := name
 			if target, err := y.facts.fs.ReadLink(y.facts.abs(y.join(name))); err == nil {
 				dir := y.facts.abs(y.dir)
@@ -238,6 +247,20 @@ func (y *yocto) dated(name, ext string) (date, stem string, ok bool) {
 	return date, strings.TrimSuffix(name, "."+ext), yoctoDate.MatchString(date)
 }
 
+// leads reports a link that leads out of the deploy directory: what is there now is not what was built here.
+func (y *yocto) leads(name, argument string) error {
+	target, err := y.facts.fs.ReadLink(y.facts.abs(y.join(name)))
+	if err != nil {
+		return nil // no link
+	}
+	dir := y.facts.abs(y.dir)
+	to := absolute(filepath.Join(dir, filepath.FromSlash(path.Dir(name))), target)
+	if rel, err := filepath.Rel(dir, to); err == nil && filepath.IsLocal(rel) {
+		return nil
+	}
+	return &sourceError{argument, "Output not usable", fmt.Sprintf("%s is a link to %s, which leads out of the deploy directory", y.join(name), shorten(target))}
+}
+
 func (y *yocto) take(name, ext, stem string, size int64) error {
 	if size == 0 {
 		return &sourceError{"image", "Output not usable", fmt.Sprintf("%s is empty; the build was probably interrupted", y.join(name))}
@@ -272,6 +295,9 @@ func (y *yocto) missing() string {
 	switch {
 	case len(same) > 0:
 		fmt.Fprintf(&text, "\nOf this image there is: %s.", listSome(same))
+		if best := closest(y.machine, y.machines()); best != "" {
+			fmt.Fprintf(&text, " Did you mean the machine %s?", best)
+		}
 	case len(images) > 0:
 		fmt.Fprintf(&text, "\nFor this machine there is: %s.", listSome(images))
 		if best := closest(y.image, images); best != "" {
@@ -283,6 +309,17 @@ func (y *yocto) missing() string {
 		fmt.Fprintf(&text, "\nThe directory holds: %s.", listSome(y.names))
 	}
 	return text.String()
+}
+
+// machines are those that the image was built for, as far as names of outputs tell.
+func (y *yocto) machines() (found []string) {
+	for _, name := range y.names {
+		rest, ok := strings.CutPrefix(name, y.image+"-")
+		if machine, _, dot := strings.Cut(rest, "."); ok && dot && !slices.Contains(found, machine) {
+			found = append(found, machine)
+		}
+	}
+	return found
 }
 
 func listSome(names []string) string {
@@ -389,7 +426,7 @@ func (y *yocto) findKernel() error {
 			return &sourceError{"kernel", "Output not found", fmt.Sprintf("nothing in %s matches %s", y.dir, glob)}
 		case 1:
 			y.kernel = y.join(matches[0])
-			return nil
+			return y.leads(matches[0], "kernel")
 		default:
 			return &sourceError{"kernel", "Several outputs", fmt.Sprintf("%s matches %s", glob, listSome(matches))}
 		}
@@ -402,7 +439,7 @@ func (y *yocto) findKernel() error {
 		for _, name := range []string{kind, kind + "-" + y.machine + ".bin"} {
 			if slices.Contains(y.names, name) {
 				y.kernel = y.join(name)
-				return nil
+				return y.leads(name, "deploy_dir")
 			}
 		}
 	}
@@ -469,6 +506,9 @@ func (y *yocto) findBootFiles() error {
 					continue // a directory that a glob happens to match
 				}
 				return &sourceError{argument, summary, err.Error()}
+			}
+			if err := y.leads(m, argument); err != nil {
+				return err
 			}
 			out[path.Clean(dst)] = y.join(m)
 		}

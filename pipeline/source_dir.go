@@ -66,7 +66,7 @@ func (e *evaluator) computeDir(inst *instance) map[string]cty.Value {
 		out["tree_sha256"] = cty.StringVal(sum)
 	}
 	if t.left {
-		e.makes(inst, &SourceAction{Type: SourceCopy, Copy: &Copy{From: e.pipeline.abs(t.dir), Files: t.files}}, treeOutput)
+		e.makes(inst, &SourceAction{Type: SourceCopy, Copy: &Copy{From: e.abs(t.dir), Files: t.files}}, treeOutput)
 		out["path"] = cty.StringVal(path.Join(sourceDir(inst.address), treeOutput))
 	}
 	return out

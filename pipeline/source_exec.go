@@ -23,9 +23,9 @@ var validVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 // computeExec plans a command. Nothing runs: its outputs have their places, and what they are is known when it has run.
 func (e *evaluator) computeExec(inst *instance) map[string]cty.Value {
 	b := inst.body
-	x := &Exec{Command: b.texts("command"), Dir: e.pipeline.abs("."), Outputs: map[string]string{}}
+	x := &Exec{Command: b.texts("command"), Dir: e.abs("."), Outputs: map[string]string{}}
 	if b.has("dir") {
-		x.Dir = e.pipeline.abs(b.text("dir"))
+		x.Dir = e.abs(b.text("dir"))
 		if e.facts != nil && !e.pending(b.text("dir")) {
 			if err := e.facts.directory(b.text("dir")); err != nil {
 				e.report(fault("Directory not found", sentence(err.Error()), b.rangeOf("dir")))
@@ -139,7 +139,7 @@ func (e *evaluator) execInputs(inst *instance, x *Exec) {
 			continue
 		}
 		for _, f := range files {
-			take(e.pipeline.abs(f))
+			take(e.abs(f))
 		}
 		if len(x.Inputs) > maxExecInputs {
 			e.report(fault("Too many inputs", fmt.Sprintf("The command has more than %d inputs; choose fewer files.", maxExecInputs), b.rangeOfElement("inputs", i)))
@@ -188,7 +188,7 @@ func (e *evaluator) execInput(pattern string) ([]string, error) {
 
 // ownFile tells whether a file belongs to the tool: outputs of the last build must not be inputs of the next one.
 func (e *evaluator) ownFile(file string) bool {
-	rel := filepath.ToSlash(e.shown(e.pipeline.abs(file)))
+	rel := filepath.ToSlash(e.shown(e.abs(file)))
 	out := path.Clean(filepath.ToSlash(e.out()))
 	return strings.HasPrefix(rel, ".twinkeel/") || strings.HasPrefix(rel, out+"/") || strings.HasPrefix(rel, ".git/")
 }

@@ -33,6 +33,12 @@ func (e *evaluator) computeHTTP(inst *instance) map[string]cty.Value {
 		e.fromLock(inst, f)
 	}
 	e.makes(inst, &SourceAction{Type: SourceHTTP, HTTP: f}, name)
+	if b.unset("sha256") { // what the lock file says
+		out["sha256"] = cty.UnknownVal(cty.String)
+		if f.SHA256 != "" {
+			out["sha256"] = cty.StringVal(f.SHA256)
+		}
+	}
 	if e.facts != nil && f.SHA256 != "" { // what is there has been checked when it was fetched
 		if size, err := e.facts.regular(out["path"].AsString()); err == nil {
 			out["size"] = number(size)

@@ -42,6 +42,9 @@ func (y *yocto) findPacked(base, ext, suffix string) (found bool, err error) {
 	if err != nil {
 		return false, &sourceError{"image", "Output not usable", err.Error() + "; the build was probably interrupted or cleaned"}
 	}
+	if err := y.leads(name, "image"); err != nil {
+		return false, err
+	}
 	y.packed = true
 	if target, err := y.facts.fs.ReadLink(y.facts.abs(y.join(name))); err == nil {
 		if date, _, ok := y.dated(path.Base(target), ext+suffix); ok { // which build it is; the name of the output stays
@@ -84,7 +87,7 @@ func (e *evaluator) rootfsValues(inst *instance, y *yocto) (name, size, sum cty.
 		sum = cty.UnknownVal(cty.String)
 	}
 	bare, _ := unpack.Trim(path.Base(y.rootfs))
-	e.makes(inst, &SourceAction{Type: SourceUnpack, Unpack: &Unpack{From: e.pipeline.abs(y.rootfs), MaxSize: maxUnpacked}}, bare)
+	e.makes(inst, &SourceAction{Type: SourceUnpack, Unpack: &Unpack{From: e.abs(y.rootfs), MaxSize: maxUnpacked}}, bare)
 	rel := path.Join(sourceDir(inst.address), bare)
 	size = cty.UnknownVal(cty.Number)
 	if super.kind != "" && super.size > 0 {
@@ -92,7 +95,7 @@ func (e *evaluator) rootfsValues(inst *instance, y *yocto) (name, size, sum cty.
 		if e.sources.fact == nil {
 			e.sources.fact = make(map[string]filesystemAt)
 		}
-		e.sources.fact[e.pipeline.abs(rel)] = super
+		e.sources.fact[e.abs(rel)] = super
 	}
 	return cty.StringVal(rel), size, sum, true
 }

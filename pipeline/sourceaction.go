@@ -340,6 +340,55 @@ func (p *Pipeline) mentions(word string) bool {
 	return false
 }
 
+// asksFor tells whether some reference may be about an attribute of a source of a type: it names it, or takes the source as a
+// whole in a pipeline that names the attribute of something.
+func (p *Pipeline) asksFor(typ, attribute string) bool {
+	key := typ + "." + attribute
+	if asked, known := p.asked[key]; known {
+		return asked
+	}
+	asked := false
+	look := func(expr hcl.Expression) {
+		for _, t := range expr.Variables() {
+			if asked || t.RootName() != "source" {
+				continue
+			}
+			if len(t) > 1 {
+				if kind, ok := stepName(t[1]); ok && kind != typ {
+					continue
+				}
+			}
+			whole := true
+			for _, step := range t[min(3, len(t)):] {
+				name, _ := stepName(step)
+				asked = asked || name == attribute
+				whole = whole && !language.byKind["source"].object.HasAttribute(name)
+			}
+			asked = asked || whole && p.mentions("."+attribute)
+		}
+	}
+	for _, m := range p.modules {
+		for _, a := range m.locals {
+			look(a.Expr)
+		}
+		for _, lists := range []map[string][]*block{m.byKind, m.others} {
+			for _, blocks := range lists {
+				for _, b := range blocks {
+					eachExpression(b.content, look)
+					if b.forEach != nil {
+						look(b.forEach.Expr)
+					}
+				}
+			}
+		}
+	}
+	if p.asked == nil {
+		p.asked = make(map[string]bool)
+	}
+	p.asked[key] = asked
+	return asked
+}
+
 // globBase splits a pattern into the directory before its first special character and the rest.
 func globBase(pattern string) (dir, rest string) {
 	steps := strings.Split(pattern, "/")

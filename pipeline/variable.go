@@ -182,7 +182,7 @@ func (p *Pipeline) giveFile(path string) hcl.Diagnostics {
 	}
 	body, diags := p.parseFile(path)
 	if body == nil || diags.HasErrors() {
-		return diags
+		return p.withoutLines(path, diags)
 	}
 	if native, ok := body.(*hclsyntax.Body); ok {
 		for _, b := range native.Blocks {
@@ -193,24 +193,57 @@ func (p *Pipeline) giveFile(path string) hcl.Diagnostics {
 			diags = append(diags, fault("Unexpected block", "A variable file holds values only."+hint, b.TypeRange.Ptr()))
 		}
 		if diags.HasErrors() {
+			_ = p.withoutLines(path, nil) // the messages hold nothing of it
 			return diags
 		}
 	}
 	attrs, attrDiags := body.JustAttributes()
-	diags = append(diags, attrDiags...)
+	if attrDiags.HasErrors() {
+		return p.withoutLines(path, append(diags, attrDiags...))
+	}
 	for _, name := range keys(attrs) {
 		a := attrs[name]
+		if v := p.variables[p.meant(name)]; v != nil && v.sensitive { // known before anything can go wrong with it
+			val, valDiags := a.Expr.Value(nil)
+			if valDiags.HasErrors() { // what it would be is not known, so what stands there must not be shown
+				p.hideLines(path)
+			}
+			p.keepSecret(val)
+		}
 		if p.variables[name] == nil {
 			diags = append(diags, caution("Unknown variable", fmt.Sprintf("The pipeline declares no variable %s.%s", shorten(name), suggestion(name, keys(p.variables), "")), a.NameRange.Ptr()))
 			continue
 		}
-		if p.variables[name].sensitive { // known before anything can go wrong with it
-			val, _ := a.Expr.Value(nil)
-			p.keepSecret(val)
-		}
 		p.given[name] = &givenValue{origin: path, expr: a.Expr, rng: a.Expr.Range()}
 	}
 	return diags
+}
+
+// withoutLines keeps the mistakes of a file that cannot be read from showing what stands there, where a value in it may be
+// sensitive: nobody can tell then what is a value of what.
+func (p *Pipeline) withoutLines(path string, diags hcl.Diagnostics) hcl.Diagnostics {
+	for _, v := range p.variables {
+		if !v.sensitive {
+			continue
+		}
+		p.hideLines(path)
+		for _, d := range diags {
+			d.Detail, d.Expression, d.EvalContext = "The file may hold sensitive values, so nothing of it is shown.", nil, nil
+		}
+		break
+	}
+	return diags
+}
+
+// hideLines keeps a file's lines from being shown.
+func (p *Pipeline) hideLines(path string) { p.files[path] = &hcl.File{} }
+
+// meant is the variable that a name in a variable file is about: also one that was misspelt may be secret.
+func (p *Pipeline) meant(name string) string {
+	if p.variables[name] != nil {
+		return name
+	}
+	return closest(name, keys(p.variables))
 }
 
 // variable finds a variable's value: what was given, else the default, converted to the type and marked.
@@ -282,7 +315,7 @@ func (e *evaluator) givenValue(v *variable, g *givenValue) (cty.Value, bool) {
 		val, diags := g.expr.Value(nil)
 		if diags.HasErrors() {
 			d := diags[0]
-			if len(g.expr.Variables()) > 0 {
+			if v.sensitive || len(g.expr.Variables()) > 0 {
 				d = fault("Wrong value of variable", "A variable file holds plain values, without references and functions.", g.expr.Range().Ptr())
 			}
 			e.report(d)
@@ -293,7 +326,11 @@ func (e *evaluator) givenValue(v *variable, g *givenValue) (cty.Value, bool) {
 	if !v.typed || v.typ.IsPrimitiveType() || v.typ == cty.DynamicPseudoType {
 		val, err := convert.Convert(cty.StringVal(g.text), v.typ)
 		if err != nil {
-			e.report(fault("Wrong value of variable", fmt.Sprintf("The variable %s is a %s; %s.", v.name, v.typ.FriendlyName(), err), g.rng.Ptr()))
+			given, example := fmt.Sprintf("%q", shorten(g.text)), map[cty.Type]string{cty.Number: "5", cty.Bool: "true"}[v.typ]
+			if v.sensitive {
+				given = "the sensitive text"
+			}
+			e.report(fault("Wrong value of variable", fmt.Sprintf("The variable %s is a %s, and %s is none. Write for instance \"%s=%s\".", v.name, v.typ.FriendlyName(), given, g.origin, example), g.rng.Ptr()))
 			return cty.NilVal, false
 		}
 		return val, true
@@ -317,6 +354,7 @@ func (e *evaluator) givenValue(v *variable, g *givenValue) (cty.Value, bool) {
 	if diags.HasErrors() {
 		return bad(" " + diags[0].Summary + ".")
 	}
+	e.pipeline.effort.meter(expr)
 	val, diags := expr.Value(nil)
 	if diags.HasErrors() {
 		return bad(" " + diags[0].Summary + ".")
@@ -328,7 +366,7 @@ func (e *evaluator) convertVariable(v *variable, val cty.Value, expr hcl.Express
 	if v.typeDefault != nil && !val.IsNull() {
 		val = v.typeDefault.Apply(val)
 	}
-	out, err := convert.Convert(val, v.typ)
+	out, err := unifyInto(val, v.typ)
 	if err != nil {
 		d := fault("Wrong value of variable", fmt.Sprintf("The %s of %s does not fit its type %s: %s.", what, v.name, typeexpr.TypeString(v.typ.WithoutOptionalAttributesDeep()), conversionError(err)), expr.Range().Ptr())
 		if !v.sensitive {

@@ -112,8 +112,8 @@ func TestWrongValues(t *testing.T) {
 		o    LoadOptions
 		want []string
 	}{
-		"flag of wrong type":    {LoadOptions{Vars: []string{"count=many"}}, []string{"--var count", "many", "a number is required"}},
-		"environment":           {LoadOptions{Environ: []string{"TWINKEEL_VAR_count=many"}}, []string{"TWINKEEL_VAR_count", "a number is required"}},
+		"flag of wrong type":    {LoadOptions{Vars: []string{"count=many"}}, []string{"--var count", "many", "is a number, and \"many\" is none"}},
+		"environment":           {LoadOptions{Environ: []string{"TWINKEEL_VAR_count=many"}}, []string{"TWINKEEL_VAR_count", "is a number, and \"many\" is none"}},
 		"complex type":          {LoadOptions{Vars: []string{"list=a"}}, []string{"--var list", `list(string)`, `["a", "b"]`}},
 		"misspelt flag":         {LoadOptions{Vars: []string{"cuont=1"}}, []string{"--var cuont", "Did you mean count?"}},
 		"no value":              {LoadOptions{Vars: []string{"count"}}, []string{"--var NAME=VALUE"}},

@@ -1,0 +1,3 @@
+output "o" {
+  value = { a = [1 / 0] } # ERROR: Wrong value
+}
