@@ -42,10 +42,10 @@ func (a *app) checkBuilt(ctx context.Context, built map[string]pipeline.BuiltFil
 	if len(built) == 0 {
 		return nil
 	}
-	diags := a.planned.CheckBuilt(ctx, build.Files{}, built)
-	a.hide(a.planned)
+	diags := a.pipeline.CheckBuilt(ctx, build.Files{}, built)
+	a.hide(a.pipeline)
 	for _, d := range diags {
 		d.Detail += note
 	}
-	return a.check(a.planned, diags)
+	return a.check(a.pipeline, diags)
 }

@@ -53,7 +53,6 @@ func (a *app) plan(ctx context.Context, targets []string) (*pipeline.Pipeline, *
 	if err := a.check(p, diags); err != nil {
 		return nil, nil, err
 	}
-	a.planned = p
 	return p, plan, nil
 }
 

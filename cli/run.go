@@ -64,8 +64,6 @@ type app struct {
 	log      *slog.Logger // never nil
 	logFile  *logFile     // of TWINKEEL_LOG_PATH; nil: none
 
-	planned *pipeline.Pipeline // the last one that was planned
-
 	global globalOptions
 }
 
