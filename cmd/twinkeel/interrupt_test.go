@@ -94,7 +94,7 @@ func project(t *testing.T, size int) string {
 		"app.twinkeel.hcl": {[]byte(pipelineText), 0o644},
 		"payload.bin":      {noise, 0o644},
 		// What it starts in the background keeps the pipe open after it is killed: the orderly end takes a while.
-		"sign.sh": {[]byte("#!/bin/sh\ntouch signing\nsleep 20 &\nwait\n"), 0o755},
+		"sign.sh": {[]byte("#!/bin/sh\nsleep 20 &\ntouch signing\nwait\n"), 0o755},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), f.content, f.mode); err != nil {
 			t.Fatal(err)
