@@ -90,7 +90,7 @@ bench-artifact: host ## artifacts by us and by mender-artifact side by side, in 
 	@scripts/bench-artifact.sh
 
 .PHONY: bench-imaging
-bench-imaging: ## disk images by us, genimage and dd side by side, in time, memory and bytes
+bench-imaging: host ## disk images by us, genimage and dd side by side, against the goals in time, memory and bytes
 	@scripts/bench-imaging.sh
 
 .PHONY: bench-pipeline

@@ -80,6 +80,7 @@ artifact "module" {
 image "board" {
   device_type = device_type.board
   artifact    = artifact.os["gzip"]
+  formats     = ["raw", "bmap", "gz", "xz", "zst", "android-sparse", "qcow2"]
   fill "boot" { dir = "tree" }
   fill "data" { dir = "tree" }
   fill "rootfs" {
@@ -134,8 +135,8 @@ func reproducibleInputs(t *testing.T, dir string, when time.Time) {
 }
 
 // TestReproducible builds everything twice, as different as two builds of one input can be: in another directory, another time
-// zone, another locale, with another umask, by another user where that is possible, one after the other and all at once. Every
-// byte below out/ is the same.
+// zone, another locale, with another umask, by another user where that is possible, one after the other on one core and all at
+// once on several. Every byte below out/ is the same, that of images in every format.
 func TestReproducible(t *testing.T) {
 	t.Parallel()
 	if !haveAll("mke2fs", "mkfs.vfat", "mcopy", "debugfs") {
@@ -175,7 +176,7 @@ func TestReproducible(t *testing.T) {
 		}
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", "umask "+b.umask+" && exec '"+tool+"' "+strings.Join(quoted, " "))
 		cmd.Dir = filepath.Join(base, b.dir)
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "TZ=" + b.zone, "LC_ALL=" + b.locale, "HOME=" + cmd.Dir, "TMPDIR=" + cmd.Dir}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "TZ=" + b.zone, "LC_ALL=" + b.locale, "HOME=" + cmd.Dir, "TMPDIR=" + cmd.Dir, fmt.Sprintf("GOMAXPROCS=%d", b.parallelism)}
 		if b.nobody {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		}
@@ -204,6 +205,11 @@ func TestReproducible(t *testing.T) {
 	first, second := readTree(t, filepath.Join(base, builders[0].dir, "out")), readTree(t, filepath.Join(base, builders[1].dir, "out"))
 	if len(first) < 10 {
 		t.Errorf("only %d files were made", len(first))
+	}
+	for _, ending := range []string{"img", "img.bmap", "img.gz", "img.xz", "img.zst", "simg", "qcow2"} {
+		if len(first["images/board."+ending]) == 0 {
+			t.Errorf("there is no board.%s", ending)
+		}
 	}
 	for name, content := range first {
 		if other, ok := second[name]; !ok {

@@ -11,6 +11,7 @@ import (
 const (
 	copyChunk  = 256 << 10 // stays in a core's cache between reading, looking for zeros and writing
 	copyGrain  = 4096      // zeros shorter than this are written
+	copyAhead  = 16 << 20  // so much is copied before the disk begins with it
 	cloneGrain = 4096
 )
 
@@ -35,6 +36,7 @@ func copyFile(ctx context.Context, out *os.File, places []int64, in *os.File, ba
 		return nil
 	}
 	each := int64(len(left))
+	begun := int64(0) // so far the disk has been told to write
 	buf := make([]byte, min(copyChunk, max(size, 1)))
 	for at := int64(0); at < size; {
 		start, end := nextData(in, base+at, base+size)
@@ -58,6 +60,12 @@ func copyFile(ctx context.Context, out *os.File, places []int64, in *os.File, ba
 				}
 			}
 			at += int64(len(part))
+			if at-begun >= copyAhead {
+				for _, off := range left {
+					startWriting(out, off+begun, at-begun)
+				}
+				begun = at
+			}
 			report(int64(len(part)) * each)
 		}
 	}

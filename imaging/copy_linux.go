@@ -29,3 +29,9 @@ func nextData(in *os.File, at, size int64) (start, end int64) {
 	}
 	return min(start, size), min(end, size)
 }
+
+// startWriting lets the disk begin with a range that was written, while the next one is copied. Otherwise most of it waits for
+// the sync at the end. It is only a hint.
+func startWriting(out *os.File, off, size int64) {
+	_ = unix.SyncFileRange(int(out.Fd()), off, size, unix.SYNC_FILE_RANGE_WRITE)
+}

@@ -3,7 +3,6 @@ package imaging
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,22 +26,7 @@ func TestVFATMatrix(t *testing.T) {
 				Contents: map[string]Content{"boot": {Tree: []TreeFile{{Path: "EFI/BOOT/bootaa64.efi", Data: []byte(content)}, {Path: "A long name.txt"}}}},
 			})
 			r, _ := m.Find("boot")
-			// A sparse copy: the tools take no offset.
-			image := filepath.Join(t.TempDir(), "fs")
-			in, err := os.Open(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			out, err := os.Create(image)
-			if err != nil {
-				t.Fatal(err)
-			}
-			out.Truncate(r.Size)
-			if err := copyFile(t.Context(), out, []int64{0}, in, r.Offset, r.Size, func(int64) {}); err != nil {
-				t.Fatal(err)
-			}
-			out.Close()
-			in.Close()
+			image := extract(t, path, r)
 			os.Remove(path)
 			if out := run(t, "fsck.vfat", "-n", image); strings.Contains(out, "differ") || strings.Contains(out, "wrong") {
 				t.Errorf("%s: %s", name, out)

@@ -166,7 +166,7 @@ func onlyFile(t testing.TB, dir string, want ...string) {
 	}
 }
 
-// extract copies a region into a file of its own, for tools that take no offset.
+// extract copies a region into a sparse file of its own, for tools that take no offset.
 func extract(t testing.TB, path string, r Region) string {
 	t.Helper()
 	in, err := os.Open(path)
@@ -180,7 +180,10 @@ func extract(t testing.TB, path string, r Region) string {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	if _, err := io.Copy(out, io.NewSectionReader(in, r.Offset, r.Size)); err != nil {
+	if err := out.Truncate(r.Size); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyFile(t.Context(), out, []int64{0}, in, r.Offset, r.Size, func(int64) {}); err != nil {
 		t.Fatal(err)
 	}
 	return name

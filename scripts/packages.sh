@@ -15,7 +15,7 @@ demo) wanted="$image_tools busybox:busybox-static mkimage:u-boot-tools fakeroot:
 test) wanted="$image_tools busybox:busybox-static mkimage:u-boot-tools fakeroot:fakeroot mender-artifact:mender-artifact
 	mender-cli:mender-cli mender:mender-client sgdisk:gdisk sfdisk:fdisk parted:parted rsvg-convert:librsvg2-bin partx:util-linux fw_printenv:libubootenv-tool grub-editenv:grub-common
 	openssl:openssl ssh-agent:openssh-client softhsm2-util:softhsm2 pkcs11-tool:opensc gcc:gcc gencat:libc6-dev mksquashfs:squashfs-tools jq:jq
-	bmaptool:bmap-tools simg2img:android-sdk-libsparse-utils qemu-img:qemu-utils ubinize:mtd-utils zstd:zstd xz:xz-utils" ;;
+	bmaptool:bmap-tools simg2img:android-sdk-libsparse-utils qemu-img:qemu-utils ubinize:mtd-utils mkfs.xfs:xfsprogs zstd:zstd xz:xz-utils" ;;
 nand) wanted="qemu-system-x86_64:qemu-system-x86 busybox:busybox-static ubinize:mtd-utils fw_printenv:libubootenv-tool dpkg-deb:dpkg" ;;
 *) echo "packages.sh: no set $set_name" >&2 && exit 2 ;;
 esac

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,7 +34,7 @@ layout "ab" {
   }
   slots "rootfs" {
     size       = "64MiB"
-    filesystem = "ext4"
+    filesystem = "none"
   }
 }
 device_type "board" {
@@ -93,7 +94,7 @@ func project(t *testing.T, size int) string {
 		"app.twinkeel.hcl": {[]byte(pipelineText), 0o644},
 		"payload.bin":      {noise, 0o644},
 		// What it starts in the background keeps the pipe open after it is killed: the orderly end takes a while.
-		"sign.sh": {[]byte("#!/bin/sh\ntouch signing\nsleep 20 &\nwait\n"), 0o755},
+		"sign.sh": {[]byte("#!/bin/sh\nsleep 20 &\ntouch signing\nwait\n"), 0o755},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), f.content, f.mode); err != nil {
 			t.Fatal(err)
@@ -146,30 +147,62 @@ func halfWritten(t *testing.T, dir string) func() bool {
 	}
 }
 
+// imageText has a disk image in all formats but xz, of which a frame of noise takes seconds that nothing interrupts.
+const imageText = `
+image "disk" {
+  device_type = device_type.board
+  artifact    = artifact.app
+  formats     = ["raw", "bmap", "gz", "zst", "android-sparse", "qcow2"]
+  fill "rootfs" {
+    file = "rootfs.bin"
+    both = true
+  }
+}
+`
+
 func TestFirstInterruptLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		for _, after := range []time.Duration{0, 100 * time.Millisecond} {
 			t.Run(fmt.Sprintf("%v after %v", signal, after), func(t *testing.T) {
 				t.Parallel()
-				dir := project(t, 128)
-				c, said := tool(t, dir, "build")
-				if err := c.Start(); err != nil {
-					t.Fatal(err)
+				interrupt(t, project(t, 128), "build", signal, after)
+			})
+			t.Run(fmt.Sprintf("image, %v after %v", signal, after), func(t *testing.T) {
+				t.Parallel()
+				dir := project(t, 1)
+				mustRun(t, dir, "build")
+				noise := make([]byte, 60<<20)
+				rand.NewChaCha8([32]byte{2}).Read(noise)
+				for name, content := range map[string][]byte{"image.twinkeel.hcl": []byte(imageText), "rootfs.bin": noise} {
+					if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+						t.Fatal(err)
+					}
 				}
-				waitUntil(t, "an output is being written", halfWritten(t, dir))
-				time.Sleep(after)
-				if err := c.Process.Signal(signal); err != nil {
-					t.Fatal(err)
-				}
-				if err := c.Wait(); err == nil || c.ProcessState.ExitCode() != 130 {
-					t.Errorf("it ended with %v, want exit code 130\n%s", err, said)
-				}
-				if left := files(t, dir); len(left) > 0 {
-					t.Errorf("left behind: %v", left)
-				}
+				interrupt(t, dir, "image", signal, after)
 			})
 		}
+	}
+}
+
+// interrupt runs a command until it writes something and ends it. What was there before is left, and nothing else.
+func interrupt(t *testing.T, dir, command string, signal syscall.Signal, after time.Duration) {
+	t.Helper()
+	before := files(t, dir)
+	c, said := tool(t, dir, command)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "an output is being written", halfWritten(t, dir))
+	time.Sleep(after)
+	if err := c.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err == nil || c.ProcessState.ExitCode() != 130 {
+		t.Errorf("it ended with %v, want exit code 130\n%s", err, said)
+	}
+	if left := files(t, dir); !slices.Equal(left, before) {
+		t.Errorf("left behind: %v, there was %v", left, before)
 	}
 }
 
