@@ -21,7 +21,15 @@ func TestBenchImage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	root := Content{File: filepath.Join(input, "rootfs.ext4")}
+	content := func(name string) Content {
+		file := filepath.Join(input, name)
+		text, err := os.ReadFile(file + ".sha256") // planning knows the digests of inputs
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Content{File: file, SHA256: string(text[:64])}
+	}
+	root := content("rootfs.ext4")
 	img := &Image{
 		Seed: "bench",
 		Layout: Layout{Partitions: []Partition{
@@ -31,7 +39,7 @@ func TestBenchImage(t *testing.T) {
 			{Name: "data", Size: 128 * mib, Filesystem: FilesystemExt4},
 		}},
 		Contents: map[string]Content{
-			"boot": {File: filepath.Join(input, "boot.vfat")}, "rootfs_a": root, "rootfs_b": root, "data": {File: filepath.Join(input, "data.ext4")},
+			"boot": content("boot.vfat"), "rootfs_a": root, "rootfs_b": root, "data": content("data.ext4"),
 		},
 	}
 	mode := os.Getenv("TWINKEEL_BENCH_MODE")

@@ -132,7 +132,7 @@ func allZeros(b []byte) bool {
 	return true
 }
 
-// areaDigests are those of the contents, each over its own size. One above MaxWholeDigest has none, nor has one with holes for
+// areaDigests are those of the contents, each over its own size. One above MaxWholeDigest has none unless the caller knows it, nor has one with holes for
 // others, since not all of it is in the image.
 type areaDigests struct {
 	pieces []*piece // sorted
@@ -160,7 +160,9 @@ func (d *areaDigests) put(w *window) error {
 		if start >= end {
 			break
 		}
-		if _, known := d.twins[p.off()]; !known && p.size <= MaxWholeDigest {
+		at, twin := d.twins[p.off()]
+		read := !twin && p.sha256 == "" && p.size <= MaxWholeDigest
+		if read {
 			if start == p.off() {
 				d.h = sha256.New()
 			}
@@ -169,9 +171,12 @@ func (d *areaDigests) put(w *window) error {
 		if end < p.end() {
 			break
 		}
-		if at, known := d.twins[p.off()]; known {
+		switch {
+		case p.sha256 != "":
+			d.sums[p.off()] = p.sha256
+		case twin:
 			d.sums[p.off()] = d.sums[at]
-		} else if p.size <= MaxWholeDigest {
+		case read:
 			d.sums[p.off()] = hex.EncodeToString(d.h.Sum(nil))
 		}
 		d.todo = d.todo[1:]

@@ -146,10 +146,13 @@ type AreaDigest struct {
 type Content struct {
 	// File is the path of a file system image or any other bytes; holes stay holes. Where the layout wants a file system, a
 	// compressed one (gzip, bzip2, xz, zstd, lz4) is unpacked into its place.
-	File  string
-	Bytes []byte
-	Dir   string // path of a directory on the host, whose modes, owners, links, devices and attributes are kept
-	Tar   string // path of a tar archive, which may be compressed; the same is kept of it, and times before Image.Epoch
+	File string
+	// SHA256 of File, as hexadecimal digits, where the caller knows it: Result.Areas then has it without reading all of the holes.
+	// It is not used of a compressed file. Whether it is right is not checked.
+	SHA256 string
+	Bytes  []byte
+	Dir    string // path of a directory on the host, whose modes, owners, links, devices and attributes are kept
+	Tar    string // path of a tar archive, which may be compressed; the same is kept of it, and times before Image.Epoch
 	// RootOwned gives all of Dir or Tar to root, for a Dir whose owner is whoever has built it.
 	RootOwned bool
 	Tree      []TreeFile // makes the file system that the partition names, or adds to Dir or Tar

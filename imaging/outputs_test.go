@@ -90,6 +90,32 @@ func writeAll(t testing.TB, img *Image) (string, *Result) {
 	return dir, res
 }
 
+// TestKnownDigest: what the caller knows of a file is taken over, of a compressed one not.
+func TestKnownDigest(t *testing.T) {
+	t.Parallel()
+	told := strings.Repeat("0123456789abcdef", 4)
+	img := outputsImage(t, true)
+	file := img.Contents["a"].File
+	img.Contents["a"] = Content{File: file, SHA256: told}
+	_, res := writeAll(t, img)
+	for _, a := range res.Areas {
+		if (a.SHA256 == told) != (a.Name == "a" || a.Name == "b") { // the same file
+			t.Errorf("%+v", a)
+		}
+	}
+
+	whole := filepath.Join(t.TempDir(), "fs.ext4")
+	run(t, "mke2fs", "-q", "-t", "ext4", whole, "8M")
+	run(t, "gzip", "-k", whole)
+	img = &Image{
+		Layout:   Layout{Partitions: []Partition{{Name: "fs", Size: 8 * mib, Filesystem: FilesystemExt4}}},
+		Contents: map[string]Content{"fs": {File: whole + ".gz", SHA256: told}}, Digests: true,
+	}
+	if _, res = writeAll(t, img); res.Areas[0].SHA256 != sum(t, whole) {
+		t.Errorf("%+v", res.Areas)
+	}
+}
+
 func TestOutputs(t *testing.T) {
 	t.Parallel()
 	dir, res := writeAll(t, outputsImage(t, false))

@@ -80,6 +80,7 @@ type source struct {
 	sector int64  // of the disk
 	path   string // of a file; or
 	bytes  []byte
+	sha256 string // of the whole content, if the caller knows it
 	size   int64
 	base   int64       // where the content begins in the file
 	info   fs.FileInfo // of the file when it was looked at
@@ -514,6 +515,9 @@ func (img *Image) survey(ctx context.Context, m *Map) (sources []source, trees [
 			src, err := openFile(r, m.SectorSize, content.File)
 			if err != nil {
 				return nil, nil, err
+			}
+			if !src.packed && src.path != "" {
+				src.sha256 = content.SHA256
 			}
 			sources = append(sources, src.outsideHoles()...)
 		default:

@@ -37,6 +37,9 @@ if [ ! -f "$dir/data.ext4" ]; then
 	mke2fs -q -t ext4 "$dir/data.ext4"
 fi
 go test -c -o "$dir/imaging.test" ./imaging
+for file in boot.vfat rootfs.ext4 data.ext4; do # known from planning, as in a build
+	[ -f "$dir/$file.sha256" ] || sha256sum "$dir/$file" >"$dir/$file.sha256"
+done
 cat >"$dir/genimage.cfg" <<EOF
 image disk.genimage {
 	hdimage { partition-table-type = gpt }
@@ -118,7 +121,7 @@ if [ "$(id -u)" = 0 ] && command -v mkfs.xfs losetup >/dev/null; then
 	mkdir -p "$dir/xfs"
 	mount "$loop" "$dir/xfs"
 	xfs=$dir/xfs
-	cp --sparse=always "$dir/rootfs.ext4" "$dir/boot.vfat" "$dir/data.ext4" "$xfs"
+	cp --sparse=always "$dir"/rootfs.ext4* "$dir"/boot.vfat* "$dir"/data.ext4* "$xfs"
 else
 	echo "no rows with shared blocks: they need root, losetup and mkfs.xfs" >&2
 fi

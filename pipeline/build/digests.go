@@ -124,6 +124,20 @@ func (d *digests) inForm(ctx context.Context, path, form string) (digest, inode 
 	return digest, inode, nil
 }
 
+// remembered is the digest of a file if it is known without reading the file, and what the inode looks like: while it looks so
+// the digest holds.
+func (d *digests) remembered(path string) (digest, inode string, known bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", "", false
+	}
+	inode = identity(path, info)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	digest, known = d.known[inode]
+	return digest, inode, known
+}
+
 // learn takes the digest of a file that was just written, so that it is not read again, and returns what its inode looks like.
 func (d *digests) learn(path, digest string) (id string, err error) {
 	info, err := os.Stat(path)

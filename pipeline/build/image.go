@@ -62,9 +62,15 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 		}
 		image.Outputs = append(image.Outputs, imaging.Output{Format: o.Format, Path: o.Path})
 	}
+	inodes := r.knownDigests(contents)
 	made, err := imaging.Write(ctx, raw, image)
 	if err != nil {
 		return nil, err
+	}
+	for path, before := range inodes { // the digests held while the image was made, or it is of something else
+		if _, now, _ := r.digests.remembered(path); now != before {
+			return nil, fmt.Errorf("%s changed while the image was made", relativeTo(r.plan.Dir, path))
+		}
 	}
 	if raw != "" {
 		digest := made.SHA256
@@ -74,6 +80,21 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 		made.Outputs = append(made.Outputs, imaging.WrittenOutput{Format: imaging.FormatRaw, Path: raw, Size: made.Size, SHA256: digest})
 	}
 	return r.imageOutput(im, made)
+}
+
+// knownDigests tells imaging of the files whose digests are known from planning, and returns what their inodes look like.
+func (r *runner) knownDigests(contents map[string]imaging.Content) map[string]string {
+	inodes := map[string]string{}
+	for name, content := range contents {
+		if content.File == "" {
+			continue
+		}
+		if digest, inode, known := r.digests.remembered(content.File); known {
+			content.SHA256, inodes[content.File] = digest, inode
+			contents[name] = content
+		}
+	}
+	return inodes
 }
 
 // imageOutput describes the files of an image that was just made: the first one, and the others beside it.
