@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
@@ -228,6 +229,27 @@ func procFile(t *testing.T, program, name string) string {
 	return ""
 }
 
+// kill ends the process that runs program, and waits until it is no more.
+func kill(t *testing.T, program, signal string) {
+	t.Helper()
+	exe := procFile(t, program, "exe")
+	if out, err := exec.CommandContext(t.Context(), "kill", signal, filepath.Base(filepath.Dir(exe))).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Readlink(exe); err != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatal("it does not end")
+		}
+	}
+}
+
 func TestPKCS11Refuses(t *testing.T) {
 	h := newSoftHSM(t)
 	crash, broken := h.library(t, "crash", `void *C_GetFunctionList(void **l) { *(volatile int *)0 = 1; return l; }`),
@@ -299,10 +321,7 @@ func TestPKCS11HelperDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	signs(t, s)
-	pid := filepath.Base(filepath.Dir(procFile(t, h.helper, "exe")))
-	if out, err := exec.CommandContext(t.Context(), "kill", "-SEGV", pid).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	kill(t, h.helper, "-SEGV")
 	for range 2 {
 		if _, err := s.Sign(t.Context(), []byte("x")); err == nil || !strings.Contains(err.Error(), "the helper that loads PKCS #11 modules ended") {
 			t.Errorf("%v", err)
