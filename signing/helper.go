@@ -20,12 +20,21 @@ type helperProgram struct {
 	build          string // its command line, for people
 }
 
-const tokenHelperVariable = "TWINKEEL_PKCS11_HELPER"
+const (
+	tokenHelperVariable   = "TWINKEEL_PKCS11_HELPER"
+	serviceHelperVariable = "TWINKEEL_KMS_HELPER"
+)
 
-var tokenHelper = helperProgram{
-	name: "twinkeel-pkcs11", variable: tokenHelperVariable, does: "loads PKCS #11 modules",
-	build: "CGO_ENABLED=1 go build ./cmd/twinkeel-pkcs11 (needs a C compiler)",
-}
+var (
+	tokenHelper = helperProgram{
+		name: "twinkeel-pkcs11", variable: tokenHelperVariable, does: "loads PKCS #11 modules",
+		build: "CGO_ENABLED=1 go build ./cmd/twinkeel-pkcs11 (needs a C compiler)",
+	}
+	serviceHelper = helperProgram{
+		name: "twinkeel-kms", variable: serviceHelperVariable, does: "talks to key management services",
+		build: "CGO_ENABLED=0 go build ./cmd/twinkeel-kms",
+	}
+)
 
 // start starts the program for the key called key, with variables of the environment set or, when empty, kept from it. The path is
 // that of the program, for messages.

@@ -194,43 +194,6 @@ func (s *messageSigner) Sign(ctx context.Context, message []byte) ([]byte, error
 	return s.finish(sha256.Sum256(message), message, signature, err)
 }
 
-// within runs f, which may not heed its context, for at most limit. When it takes longer its context is cancelled and f is left
-// behind: some clients of key management services look for credentials without a way to stop them. After success the
-// context stays alive, because such clients keep it.
-func within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
-	type outcome struct {
-		value T
-		err   error
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
-	defer timer.Stop()
-	done := make(chan outcome, 1)
-	go func() {
-		var o outcome
-		defer func() {
-			// sigstore's clients index lists that a service may leave empty, such as the algorithms of a key that cannot sign.
-			if p := recover(); p != nil {
-				o.err = errUnexpected
-			}
-			done <- o
-		}()
-		o.value, o.err = f(ctx)
-	}()
-	var zero T
-	select {
-	case o := <-done:
-		if o.err != nil && ctx.Err() != nil {
-			return zero, context.Cause(ctx)
-		}
-		return o.value, o.err
-	case <-ctx.Done():
-		return zero, context.Cause(ctx)
-	}
-}
-
-var errUnexpected = errors.New("the answer of the key store is not understood; the key may not be one for signatures")
-
 // oneLine makes what a service or a program said fit for an error.
 func oneLine(text string, o Options, secrets ...string) string {
 	return helper.OneLine(text, o.getenv, secrets...)
