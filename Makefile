@@ -17,8 +17,8 @@ export GOFLAGS := -buildvcs=false
 build: host cross ## everything: for this machine in bin/, and the released binaries in bin/linux-*/
 
 .PHONY: host
-host: ## twinkeel and the agent for this machine
-	$(GOBUILD) -o bin/ ./cmd/twinkeel ./cmd/twinkeel-vdevice
+host: ## twinkeel, its helpers and the agent for this machine
+	$(GOBUILD) -o bin/ ./cmd/twinkeel ./cmd/twinkeel-kms ./cmd/twinkeel-vdevice
 	$(GOAGENT) -o bin/ ./cmd/twinkeel-agent
 	@# Loading PKCS #11 modules needs cgo; only this small program has it.
 	@if command -v $${CC:-cc} >/dev/null; then \
@@ -29,10 +29,10 @@ host: ## twinkeel and the agent for this machine
 	fi
 
 .PHONY: cross
-cross: ## the released binaries, static: twinkeel for amd64 and arm64, the agent also for armv7
+cross: ## the released binaries, static: twinkeel and twinkeel-kms for amd64 and arm64, the agent also for armv7
 	@for arch in amd64 arm64; do \
 		echo "linux/$$arch"; \
-		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/ ./cmd/twinkeel || exit 1; \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/ ./cmd/twinkeel ./cmd/twinkeel-kms || exit 1; \
 		GOOS=linux GOARCH=$$arch $(GOAGENT) -o bin/linux-$$arch/ ./cmd/twinkeel-agent || exit 1; \
 	done
 	@echo "linux/armv7 (agent)"

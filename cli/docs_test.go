@@ -172,6 +172,7 @@ var environment = []struct{ name, text string }{
 	{"TWINKEEL_PKCS11_PIN", "PIN of PKCS #11 tokens whose signer gives none"},
 	{"TWINKEEL_PKCS11_MODULE", "PKCS #11 library of URIs that name none"},
 	{"TWINKEEL_PKCS11_HELPER", "path of twinkeel-pkcs11, when it is neither beside twinkeel nor in PATH"},
+	{"TWINKEEL_KMS_HELPER", "path of twinkeel-kms, when it is neither beside twinkeel nor in PATH"},
 	{"TWINKEEL_CACHE_DIR", "directory of the cache; .twinkeel/cache in the pipeline's directory without"},
 	{"TWINKEEL_LOG", "log what is done from this level on: debug, info, warn or error; --log-level wins"},
 	{"TWINKEEL_LOG_PATH", "file that the log is appended to, in the place of stderr"},
@@ -270,7 +271,7 @@ func TestEnvironmentIsDocumented(t *testing.T) {
 	t.Parallel()
 	read := regexp.MustCompile(`(?:[gG]etenv\(|environ\[)"([A-Z_]+)"|= "(TWINKEEL_[A-Z0-9_]+)"`)
 	want := make(map[string]bool)
-	for _, pattern := range []string{"*.go", "../pipeline/*.go", "../pipeline/build/*.go", "../signing/pkcs11.go"} {
+	for _, pattern := range []string{"*.go", "../pipeline/*.go", "../pipeline/build/*.go", "../signing/pkcs11.go", "../signing/helper.go"} {
 		names, err := filepath.Glob(pattern)
 		if err != nil || len(names) == 0 {
 			t.Fatalf("%s: %d files, %v", pattern, len(names), err)

@@ -1,7 +1,7 @@
 package signing
 
 import (
-	"context"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -126,14 +126,31 @@ func vaultServer(t *testing.T, keys map[string]*serviceKey) *httptest.Server {
 	return s
 }
 
-func vaultOptions(env map[string]string) Options {
-	return Options{Getenv: func(name string) string { return env[name] }}
+// kmsHelper is the path of the real helper, which is asked for by every test that goes to a service.
+func kmsHelper(t *testing.T) string {
+	t.Helper()
+	path, err := serviceHelperBuilt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func vaultOptions(t *testing.T, env map[string]string) Options {
+	t.Helper()
+	path := kmsHelper(t)
+	return Options{Getenv: func(name string) string {
+		if name == serviceHelperVariable {
+			return cmp.Or(env[name], path)
+		}
+		return env[name]
+	}}
 }
 
 func TestVault(t *testing.T) {
 	t.Parallel()
 	s := vaultServer(t, serviceKeys(t))
-	o := vaultOptions(map[string]string{"VAULT_ADDR": s.URL, "VAULT_TOKEN": kmsSecret})
+	o := vaultOptions(t, map[string]string{"VAULT_ADDR": s.URL, "VAULT_TOKEN": kmsSecret})
 	for _, name := range []string{"ec", "rsa"} {
 		signer, err := Open(t.Context(), "hashivault://"+name, o)
 		if err != nil {
@@ -149,7 +166,7 @@ func TestVault(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, ".vault-token"), []byte(kmsSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), "hashivault://ec", vaultOptions(map[string]string{"BAO_ADDR": s.URL, "HOME": home})); err != nil {
+	if _, err := Open(t.Context(), "hashivault://ec", vaultOptions(t, map[string]string{"BAO_ADDR": s.URL, "HOME": home})); err != nil {
 		t.Errorf("the token in ~/.vault-token: %v", err)
 	}
 }
@@ -177,14 +194,14 @@ func TestVaultRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			signer, err := Open(t.Context(), c.ref, vaultOptions(c.env))
+			signer, err := Open(t.Context(), c.ref, vaultOptions(t, c.env))
 			refused(t, signer, err, c.want, c.tip)
 		})
 	}
 	for name, want := range map[string]string{
 		"pss": "RSA-PSS; Mender clients verify only", "liar": "not valid for the public key", "broken": "the service is broken",
 	} {
-		signer, err := Open(t.Context(), "hashivault://"+name, vaultOptions(good))
+		signer, err := Open(t.Context(), "hashivault://"+name, vaultOptions(t, good))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,6 +297,7 @@ func awsServer(t *testing.T, keys map[string]*serviceKey) string {
 }
 
 func TestAWS(t *testing.T) {
+	t.Setenv(serviceHelperVariable, kmsHelper(t))
 	host := awsServer(t, serviceKeys(t))
 	for _, name := range []string{"ec", "rsa"} {
 		signer, err := Open(t.Context(), "awskms://"+host+"/alias/"+name, Options{})
@@ -310,10 +328,30 @@ func TestAWS(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
 	signer, err := Open(t.Context(), "awskms://"+host+"/alias/ec", Options{})
 	refused(t, signer, err, "invalid [secret]", "AWS_ACCESS_KEY_ID")
+
+	// A program that gives credentials may ask for a code; what it reads is not the protocol.
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"config": "[default]\ncredential_process = sh " + filepath.Join(dir, "program") + "\n",
+		"program": "test -p /dev/stdin && exit 1\necho 'What is the code?' >&2\n" +
+			`echo '{"Version": 1, "AccessKeyId": "AKIDTEST", "SecretAccessKey": "` + kmsSecret + `"}'` + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(dir, "config"))
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	if signer, err = Open(t.Context(), "awskms://"+host+"/alias/ec", Options{}); err != nil {
+		t.Fatal(err)
+	}
+	signs(t, signer)
 }
 
 // Without credentials the services' libraries look around; that must end soon, and the error must say what is missing.
 func TestNoCredentials(t *testing.T) {
+	t.Setenv(serviceHelperVariable, kmsHelper(t))
 	dir := t.TempDir()
 	for name, value := range map[string]string{
 		"HOME": dir, "PATH": dir, "AZURE_CONFIG_DIR": dir, "CLOUDSDK_CONFIG": dir, "GOOGLE_APPLICATION_CREDENTIALS": "", "GCE_METADATA_HOST": "127.0.0.1:1",
@@ -361,28 +399,5 @@ func TestStoreForms(t *testing.T) {
 		refused(t, signer, err, want, "")
 		_, err = LoadPublic(t.Context(), ref, Options{Getenv: func(string) string { return "" }})
 		refused(t, nil, err, want, "")
-	}
-}
-
-// A client that hangs is left behind.
-func TestWithin(t *testing.T) {
-	t.Parallel()
-	stuck := make(chan struct{})
-	defer close(stuck)
-	_, err := within(t.Context(), time.Millisecond, func(context.Context) (int, error) { <-stuck; return 1, nil })
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Error(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := within(ctx, time.Hour, func(context.Context) (int, error) { <-stuck; return 1, nil }); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	if _, err := within(t.Context(), time.Hour, func(context.Context) (int, error) { panic("index out of range") }); !errors.Is(err, errUnexpected) {
-		t.Error(err)
-	}
-	var kept context.Context
-	if n, err := within(t.Context(), time.Hour, func(ctx context.Context) (int, error) { kept = ctx; return 7, nil }); n != 7 || err != nil || kept.Err() != nil {
-		t.Error(n, err, kept.Err())
 	}
 }

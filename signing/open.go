@@ -10,8 +10,8 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/twinkeel/twinkeel/signing/helper"
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
 
@@ -23,7 +23,7 @@ type Options struct {
 	// not the same as Passphrase: a wrong PIN locks a token after a few attempts.
 	PIN func() ([]byte, error)
 	// Getenv reads a variable; nil is os.Getenv. The clients of AWS, Google and Azure, the PKCS #11 module and signing commands
-	// read the environment of the process in any case.
+	// see the environment of the process in any case.
 	Getenv func(name string) string
 
 	kmsLimit time.Duration // for tests; 0 is kmsOpenLimit
@@ -48,7 +48,8 @@ const (
 // hashivault://), a PKCS #11 URI (RFC 7512) or a key of ssh-agent (ssh-agent:FINGERPRINT, ssh-agent:COMMENT, or ssh-agent: for
 // the only one). Public keys are fetched, and keys that Mender clients cannot verify refused, before Open returns.
 //
-// The context bounds opening; for services and tokens it must also outlive the use of the key.
+// The context bounds opening; for services and tokens it must also outlive the use of the key, and Close ends the process that
+// reaches them.
 func Open(ctx context.Context, ref string, o Options) (Signer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -82,6 +83,7 @@ func LoadPublic(ctx context.Context, ref string, o Options) (crypto.PublicKey, e
 		if err != nil {
 			return nil, err
 		}
+		defer Close(s)
 		return s.Public(), nil
 	case strings.HasPrefix(ref, pkcs11Scheme):
 		return publicPKCS11(ctx, ref, o)
@@ -192,76 +194,9 @@ func (s *messageSigner) Sign(ctx context.Context, message []byte) ([]byte, error
 	return s.finish(sha256.Sum256(message), message, signature, err)
 }
 
-// within runs f, which may not heed its context, for at most limit. When it takes longer its context is cancelled and f is left
-// behind: some clients of key management services look for credentials without a way to stop them. After success the
-// context stays alive, because such clients keep it.
-func within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
-	type outcome struct {
-		value T
-		err   error
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
-	defer timer.Stop()
-	done := make(chan outcome, 1)
-	go func() {
-		var o outcome
-		defer func() {
-			// sigstore's clients index lists that a service may leave empty, such as the algorithms of a key that cannot sign.
-			if p := recover(); p != nil {
-				o.err = errUnexpected
-			}
-			done <- o
-		}()
-		o.value, o.err = f(ctx)
-	}()
-	var zero T
-	select {
-	case o := <-done:
-		if o.err != nil && ctx.Err() != nil {
-			return zero, context.Cause(ctx)
-		}
-		return o.value, o.err
-	case <-ctx.Done():
-		return zero, context.Cause(ctx)
-	}
-}
-
-var errUnexpected = errors.New("the answer of the key store is not understood; the key may not be one for signatures")
-
-// secretVariables hold what must not get into a message.
-var secretVariables = []string{
-	"VAULT_TOKEN", "BAO_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD",
-	"AZURE_CLIENT_CERTIFICATE_PASSWORD", pinVariable,
-}
-
-// oneLine makes what a service or a program said fit for an error: without secrets and control characters, and not endless.
+// oneLine makes what a service or a program said fit for an error.
 func oneLine(text string, o Options, secrets ...string) string {
-	for _, name := range secretVariables {
-		secrets = append(secrets, o.getenv(name))
-	}
-	for _, s := range secrets {
-		if len(s) >= 4 {
-			text = strings.ReplaceAll(text, s, "[secret]")
-		}
-	}
-	text = strings.Join(strings.Fields(printable(text)), " ")
-	const limit = 600
-	if runes := []rune(text); len(runes) > limit {
-		text = string(runes[:limit]) + "…"
-	}
-	return text
+	return helper.OneLine(text, o.getenv, secrets...)
 }
 
-// printable replaces what a terminal would act on.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
-}
+func printable(text string) string { return helper.Printable(text) }

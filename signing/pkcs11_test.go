@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/twinkeel/twinkeel/signing/pkcs11"
 	"github.com/twinkeel/twinkeel/signing/verify"
 )
 
@@ -41,7 +41,10 @@ func newSoftHSM(t *testing.T) *softHSM {
 	if h.module == "" {
 		t.Skip("libsofthsm2.so is not found")
 	}
-	h.helper = buildHelper(t)
+	var err error
+	if h.helper, err = tokenHelperBuilt(); err != nil {
+		t.Skipf("the helper cannot be built with cgo: %v", err)
+	}
 	if err := os.Mkdir(filepath.Join(h.dir, "tokens"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +53,7 @@ func newSoftHSM(t *testing.T) *softHSM {
 		t.Fatal(err)
 	}
 	t.Setenv("SOFTHSM2_CONF", conf)
-	t.Setenv(helperVariable, h.helper)
+	t.Setenv(tokenHelperVariable, h.helper)
 	t.Setenv(pinVariable, testPIN)
 	for _, token := range []string{"release", "other one"} {
 		h.run(t, "softhsm2-util", "--init-token", "--free", "--label", token, "--pin", testPIN, "--so-pin", "12345678")
@@ -83,17 +86,6 @@ func (h *softHSM) run(t *testing.T, name string, args ...string) {
 }
 
 func (h *softHSM) uri(path string) string { return "pkcs11:" + path + "?module-path=" + h.module }
-
-func buildHelper(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), helperName)
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", path, "github.com/twinkeel/twinkeel/cmd/twinkeel-pkcs11")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("the helper cannot be built with cgo: %v\n%s", err, out)
-	}
-	return path
-}
 
 // signs checks a signature in Mender's form with signing/verify.
 func signs(t *testing.T, s Signer) {
@@ -214,7 +206,7 @@ func TestPKCS11PINSources(t *testing.T) {
 		t.Errorf("a prompt that fails: %v", err)
 	}
 	// The helper gets neither an argument nor a variable with the PIN.
-	client, err := pkcs11.Start(t.Context(), h.helper, pinVariable+"=")
+	client, _, err := tokenHelper.start(t.Context(), "", Options{}, map[string]string{pinVariable: ""})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,6 +227,27 @@ func procFile(t *testing.T, program, name string) string {
 	}
 	t.Log("/proc does not show the helper")
 	return ""
+}
+
+// kill ends the process that runs program, and waits until it is no more.
+func kill(t *testing.T, program, signal string) {
+	t.Helper()
+	exe := procFile(t, program, "exe")
+	if out, err := exec.CommandContext(t.Context(), "kill", signal, filepath.Base(filepath.Dir(exe))).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Readlink(exe); err != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatal("it does not end")
+		}
+	}
 }
 
 func TestPKCS11Refuses(t *testing.T) {
@@ -283,7 +296,7 @@ __attribute__((constructor)) static void hello(void) { puts("{}"); fflush(stdout
 				switch {
 				case name == pinVariable && c.pin != "":
 					return c.pin
-				case name == helperVariable && c.helper != "":
+				case name == tokenHelperVariable && c.helper != "":
 					return c.helper
 				}
 				return os.Getenv(name)
@@ -308,10 +321,7 @@ func TestPKCS11HelperDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	signs(t, s)
-	pid := filepath.Base(filepath.Dir(procFile(t, h.helper, "exe")))
-	if out, err := exec.CommandContext(t.Context(), "kill", "-SEGV", pid).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	kill(t, h.helper, "-SEGV")
 	for range 2 {
 		if _, err := s.Sign(t.Context(), []byte("x")); err == nil || !strings.Contains(err.Error(), "the helper that loads PKCS #11 modules ended") {
 			t.Errorf("%v", err)

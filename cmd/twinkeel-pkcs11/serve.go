@@ -3,51 +3,27 @@
 package main
 
 import (
-	"bufio"
-	"errors"
+	"context"
+	"crypto/sha256"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 
 	p11 "github.com/miekg/pkcs11"
 	"golang.org/x/sys/unix"
 
-	"github.com/twinkeel/twinkeel/signing/pkcs11"
+	"github.com/twinkeel/twinkeel/signing/helper"
 )
 
-// serve answers requests until the input ends, which is when twinkeel has.
-func serve(stdin io.Reader, out *os.File, stderr io.Writer) int {
-	stdout, err := takeOver(out)
+func serve() error {
+	stdout, err := takeOver(os.Stdout)
 	if err != nil {
-		fmt.Fprintln(stderr, "twinkeel-pkcs11:", err)
-		return 1
+		return err
 	}
 	runtime.LockOSThread() // some modules keep the login by thread
-	in := bufio.NewReader(stdin)
 	var h holder
 	defer h.close()
-	for {
-		var q pkcs11.Request
-		err := pkcs11.ReadLine(in, &q)
-		if errors.Is(err, io.EOF) {
-			return 0
-		}
-		if err != nil {
-			fmt.Fprintln(stderr, "twinkeel-pkcs11:", err)
-			return 1
-		}
-		answer, err := h.answer(&q)
-		clear(q.PIN)
-		if err != nil {
-			answer = &pkcs11.Response{Failure: asFailure(err)}
-		}
-		answer.Version = pkcs11.Version
-		if err := pkcs11.WriteLine(stdout, answer); err != nil {
-			fmt.Fprintln(stderr, "twinkeel-pkcs11:", err)
-			return 1
-		}
-	}
+	return helper.Serve(context.Background(), os.Stdin, stdout, &h)
 }
 
 // takeOver keeps the way to twinkeel for this program alone: modules that print would break the protocol, so what they take for
@@ -63,14 +39,6 @@ func takeOver(stdout *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "stdout"), nil
 }
 
-func asFailure(err error) *pkcs11.Failure {
-	var f *pkcs11.Failure
-	if errors.As(err, &f) {
-		return f
-	}
-	return &pkcs11.Failure{Code: pkcs11.ModuleFailed, Detail: err.Error()}
-}
-
 // holder has what is open: at most one module, one session and one key.
 type holder struct {
 	module  string
@@ -80,24 +48,11 @@ type holder struct {
 	key     *key
 }
 
-func (h *holder) answer(q *pkcs11.Request) (*pkcs11.Response, error) {
-	switch {
-	case q.Version != pkcs11.Version:
-		return nil, &pkcs11.Failure{Code: pkcs11.BadRequest, Detail: "another version of the protocol"}
-	case q.Op == pkcs11.OpOpen:
-		return h.open(q)
-	case q.Op == pkcs11.OpSign && h.key == nil:
-		return nil, &pkcs11.Failure{Code: pkcs11.BadRequest, Detail: "no key is open"}
-	case q.Op == pkcs11.OpSign && len(q.Digest) != 32:
-		return nil, &pkcs11.Failure{Code: pkcs11.BadRequest, Detail: "the digest is not a SHA-256"}
-	case q.Op == pkcs11.OpSign:
-		signature, err := h.key.sign(h.ctx, h.session, q.Digest)
-		return &pkcs11.Response{Signature: signature}, err
+// Open opens a key, or shows its public half alone.
+func (h *holder) Open(_ context.Context, q *helper.Request) (*helper.Response, error) {
+	if q.Module == "" {
+		return nil, &helper.Failure{Code: helper.BadRequest, Detail: "it opens keys in PKCS #11 tokens only"}
 	}
-	return nil, &pkcs11.Failure{Code: pkcs11.BadRequest, Detail: "an operation that is not known"}
-}
-
-func (h *holder) open(q *pkcs11.Request) (*pkcs11.Response, error) {
 	h.closeSession()
 	if err := h.load(q.Module); err != nil {
 		return nil, err
@@ -122,7 +77,15 @@ func (h *holder) open(q *pkcs11.Request) (*pkcs11.Response, error) {
 	if !q.PublicOnly {
 		h.key = k
 	}
-	return &pkcs11.Response{Public: k.public}, nil
+	return &helper.Response{Public: k.public}, nil
+}
+
+// Sign signs with the key.
+func (h *holder) Sign(_ context.Context, digest [sha256.Size]byte) ([]byte, error) {
+	if h.key == nil {
+		return nil, &helper.Failure{Code: helper.BadRequest, Detail: "no key is open"}
+	}
+	return h.key.sign(h.ctx, h.session, digest[:])
 }
 
 func (h *holder) load(module string) error {
@@ -130,18 +93,18 @@ func (h *holder) load(module string) error {
 		return nil
 	}
 	if h.ctx != nil {
-		return &pkcs11.Failure{Code: pkcs11.BadRequest, Detail: "another module is open"}
+		return &helper.Failure{Code: helper.BadRequest, Detail: "another module is open"}
 	}
 	if info, err := os.Stat(module); err != nil || info.IsDir() {
-		return &pkcs11.Failure{Code: pkcs11.ModuleMissing}
+		return &helper.Failure{Code: helper.ModuleMissing}
 	}
 	ctx := p11.New(module)
 	if ctx == nil {
-		return &pkcs11.Failure{Code: pkcs11.ModuleUnusable, Detail: "it is not a PKCS #11 module for this machine, or lacks a library that it needs"}
+		return &helper.Failure{Code: helper.ModuleUnusable, Detail: "it is not a PKCS #11 module for this machine, or lacks a library that it needs"}
 	}
 	if err := ctx.Initialize(); err != nil {
 		ctx.Destroy()
-		return &pkcs11.Failure{Code: pkcs11.ModuleUnusable, Detail: "C_Initialize: " + err.Error()}
+		return &helper.Failure{Code: helper.ModuleUnusable, Detail: "C_Initialize: " + err.Error()}
 	}
 	h.ctx, h.module = ctx, module
 	return nil

@@ -17,7 +17,7 @@ import (
 
 	p11 "github.com/miekg/pkcs11"
 
-	"github.com/twinkeel/twinkeel/signing/pkcs11"
+	"github.com/twinkeel/twinkeel/signing/helper"
 )
 
 // maxFound bounds the lists in failures, maxObjects the search.
@@ -27,7 +27,7 @@ const (
 )
 
 // findToken finds the one token that the request names. Tokens that are not initialised are no tokens yet.
-func findToken(ctx *p11.Ctx, q *pkcs11.Request) (slot uint, info p11.TokenInfo, err error) {
+func findToken(ctx *p11.Ctx, q *helper.Request) (slot uint, info p11.TokenInfo, err error) {
 	slots, err := ctx.GetSlotList(true)
 	if err != nil {
 		return 0, info, fmt.Errorf("C_GetSlotList: %w", err)
@@ -48,11 +48,11 @@ func findToken(ctx *p11.Ctx, q *pkcs11.Request) (slot uint, info p11.TokenInfo, 
 	}
 	switch len(fit) {
 	case 0:
-		return 0, info, &pkcs11.Failure{Code: pkcs11.TokenMissing, Found: some(all)}
+		return 0, info, &helper.Failure{Code: helper.TokenMissing, Found: some(all)}
 	case 1:
 		return slot, info, nil
 	}
-	return 0, info, &pkcs11.Failure{Code: pkcs11.TokenAmbiguous, Found: some(fit)}
+	return 0, info, &helper.Failure{Code: helper.TokenAmbiguous, Found: some(fit)}
 }
 
 func matches(wanted, is string) bool { return wanted == "" || wanted == padded(is) }
@@ -68,7 +68,7 @@ func login(ctx *p11.Ctx, session p11.SessionHandle, info p11.TokenInfo, pin []by
 	case info.Flags&p11.CKF_LOGIN_REQUIRED == 0 && len(pin) == 0:
 		return nil
 	case len(pin) == 0 && !keypad:
-		return &pkcs11.Failure{Code: pkcs11.PINMissing}
+		return &helper.Failure{Code: helper.PINMissing}
 	}
 	return loginError(ctx.Login(session, p11.CKU_USER, string(pin)))
 }
@@ -83,9 +83,9 @@ func loginError(err error) error {
 		case p11.CKR_USER_ALREADY_LOGGED_IN:
 			return nil
 		case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE:
-			return &pkcs11.Failure{Code: pkcs11.PINWrong}
+			return &helper.Failure{Code: helper.PINWrong}
 		case p11.CKR_PIN_LOCKED:
-			return &pkcs11.Failure{Code: pkcs11.PINLocked}
+			return &helper.Failure{Code: helper.PINLocked}
 		}
 	}
 	return fmt.Errorf("C_Login: %w", err)
@@ -99,7 +99,7 @@ type key struct {
 	pin    []byte // kept only for keys that want it for each signature
 }
 
-func findKey(ctx *p11.Ctx, session p11.SessionHandle, q *pkcs11.Request) (*key, error) {
+func findKey(ctx *p11.Ctx, session p11.SessionHandle, q *helper.Request) (*key, error) {
 	class := uint(p11.CKO_PRIVATE_KEY)
 	if q.PublicOnly {
 		class = p11.CKO_PUBLIC_KEY
@@ -121,10 +121,10 @@ func findKey(ctx *p11.Ctx, session p11.SessionHandle, q *pkcs11.Request) (*key, 
 		if err != nil {
 			return nil, err
 		}
-		return nil, &pkcs11.Failure{Code: pkcs11.ObjectMissing, Found: describe(ctx, session, all)}
+		return nil, &helper.Failure{Code: helper.ObjectMissing, Found: describe(ctx, session, all)}
 	case 1:
 	default:
-		return nil, &pkcs11.Failure{Code: pkcs11.ObjectAmbiguous, Found: describe(ctx, session, found)}
+		return nil, &helper.Failure{Code: helper.ObjectAmbiguous, Found: describe(ctx, session, found)}
 	}
 	k := &key{handle: found[0]}
 	if k.kind, err = number(ctx, session, k.handle, p11.CKA_KEY_TYPE); err != nil {
@@ -132,7 +132,7 @@ func findKey(ctx *p11.Ctx, session p11.SessionHandle, q *pkcs11.Request) (*key, 
 	}
 	if !q.PublicOnly {
 		if v, err := attribute(ctx, session, k.handle, p11.CKA_SIGN); err == nil && isFalse(v) {
-			return nil, &pkcs11.Failure{Code: pkcs11.KeyUnsuitable, Detail: "the key is not one for signatures (CKA_SIGN is false)"}
+			return nil, &helper.Failure{Code: helper.KeyUnsuitable, Detail: "the key is not one for signatures (CKA_SIGN is false)"}
 		}
 		if v, err := attribute(ctx, session, k.handle, p11.CKA_ALWAYS_AUTHENTICATE); err == nil && len(v) == 1 && v[0] != 0 {
 			k.pin = bytes.Clone(q.PIN)
@@ -202,7 +202,7 @@ func number(ctx *p11.Ctx, session p11.SessionHandle, o p11.ObjectHandle, kind ui
 			return n, nil
 		}
 	}
-	return 0, &pkcs11.Failure{Code: pkcs11.KeyUnsuitable, Detail: "the key is neither RSA nor EC: Mender clients verify only RSA and ECDSA P-256"}
+	return 0, &helper.Failure{Code: helper.KeyUnsuitable, Detail: "the key is neither RSA nor EC: Mender clients verify only RSA and ECDSA P-256"}
 }
 
 // publicOf builds the public key. RSA private keys have its numbers; for EC, and where a token hides them, they are in the public key
@@ -215,7 +215,7 @@ func publicOf(ctx *p11.Ctx, session p11.SessionHandle, k *key, isPublic bool) ([
 	}
 	id, err := attribute(ctx, session, k.handle, p11.CKA_ID)
 	if err != nil || len(id) == 0 {
-		return nil, &pkcs11.Failure{Code: pkcs11.PublicMissing}
+		return nil, &helper.Failure{Code: helper.PublicMissing}
 	}
 	objects, err := find(ctx, session, []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PUBLIC_KEY), p11.NewAttribute(p11.CKA_ID, id)})
 	if err != nil {
@@ -244,7 +244,7 @@ func publicOf(ctx *p11.Ctx, session p11.SessionHandle, k *key, isPublic bool) ([
 		_, err := publicFrom(ctx, session, objects[0], k.kind)
 		return nil, err
 	}
-	return nil, &pkcs11.Failure{Code: pkcs11.PublicMissing}
+	return nil, &helper.Failure{Code: helper.PublicMissing}
 }
 
 func publicFrom(ctx *p11.Ctx, session p11.SessionHandle, o p11.ObjectHandle, kind uint) ([]byte, error) {
@@ -259,7 +259,7 @@ func publicFrom(ctx *p11.Ctx, session p11.SessionHandle, o p11.ObjectHandle, kin
 		}
 		exponent := new(big.Int).SetBytes(e)
 		if len(n) == 0 || !exponent.IsInt64() || exponent.Int64() < 3 || exponent.Int64() > 1<<31-1 {
-			return nil, &pkcs11.Failure{Code: pkcs11.KeyUnsuitable, Detail: "the RSA key has an exponent that is not accepted"}
+			return nil, &helper.Failure{Code: helper.KeyUnsuitable, Detail: "the RSA key has an exponent that is not accepted"}
 		}
 		return x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent.Int64())})
 	}
@@ -269,7 +269,7 @@ func publicFrom(ctx *p11.Ctx, session p11.SessionHandle, o p11.ObjectHandle, kin
 	}
 	var curve asn1.ObjectIdentifier
 	if _, err := asn1.Unmarshal(params, &curve); err != nil || !curve.Equal(asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}) {
-		return nil, &pkcs11.Failure{Code: pkcs11.KeyUnsuitable, Detail: "the EC key is not on the curve P-256: Mender clients verify only RSA and ECDSA P-256"}
+		return nil, &helper.Failure{Code: helper.KeyUnsuitable, Detail: "the EC key is not on the curve P-256: Mender clients verify only RSA and ECDSA P-256"}
 	}
 	point, err := attribute(ctx, session, o, p11.CKA_EC_POINT)
 	if err != nil {
@@ -280,7 +280,7 @@ func publicFrom(ctx *p11.Ctx, session p11.SessionHandle, o p11.ObjectHandle, kin
 		point = inner
 	}
 	if _, err := ecdh.P256().NewPublicKey(point); err != nil {
-		return nil, &pkcs11.Failure{Code: pkcs11.KeyUnsuitable, Detail: "the public key of the EC key is damaged"}
+		return nil, &helper.Failure{Code: helper.KeyUnsuitable, Detail: "the public key of the EC key is damaged"}
 	}
 	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/bootenv"
 	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/signing"
 )
 
 // Places on the data partition, as the device sees them. They are Mender's, so that its tools find them too.
@@ -67,6 +68,7 @@ func (r *runner) agentData(ctx context.Context, im *pipeline.Image, m *imaging.M
 	if err != nil {
 		return nil, err
 	}
+	defer signing.Close(signer)
 	der, err := x509.MarshalPKIXPublicKey(signer.Public())
 	if err != nil {
 		return nil, err

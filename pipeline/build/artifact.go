@@ -53,6 +53,7 @@ func (r *runner) artifact(ctx context.Context, a *pipeline.Artifact, progress fu
 		if signer, err = OpenSigner(ctx, a.Signer); err != nil {
 			return nil, err
 		}
+		defer signing.Close(signer)
 		spec.Signer = signer
 		r.addSidecars(a, spec, signer, &sidecars)
 	} else {

@@ -11,6 +11,7 @@ import (
 	"github.com/twinkeel/twinkeel/artifactfmt"
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/pipeline"
+	"github.com/twinkeel/twinkeel/signing"
 )
 
 // onlyKeyChanged tells that another signature makes of the last output what the plan wants: nothing but the key changed. A
@@ -37,6 +38,7 @@ func (r *runner) resign(ctx context.Context, s *Step) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer signing.Close(signer)
 	in, before, err := r.signable(ctx, s)
 	if err != nil {
 		return nil, err

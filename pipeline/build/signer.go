@@ -17,7 +17,7 @@ const passphraseVariable = "TWINKEEL_KEY_PASSPHRASE"
 // pinVariable may hold the PIN of a PKCS #11 signer that names none.
 const pinVariable = "TWINKEEL_PKCS11_PIN"
 
-// OpenSigner opens the key of a signer block, wherever it is.
+// OpenSigner opens the key of a signer block, wherever it is. Whoever opens it closes it with signing.Close.
 func OpenSigner(ctx context.Context, s *pipeline.Signer) (signing.Signer, error) {
 	signer, err := openSigner(ctx, s)
 	if err != nil {

@@ -3,6 +3,7 @@ package build
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,10 +42,19 @@ func closedSigner() *pipeline.Signer {
 func TestPlansOpenNoKey(t *testing.T) {
 	t.Setenv("VAULT_ADDR", "http://127.0.0.1:1")
 	t.Setenv("VAULT_TOKEN", "x")
+	// What is started for the key leaves a file.
+	helper, started := filepath.Join(t.TempDir(), "helper"), filepath.Join(t.TempDir(), "started")
+	if err := os.WriteFile(helper, []byte("#!/bin/sh\n: > "+started+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TWINKEEL_KMS_HELPER", helper)
 	plan := artifactPlan(t)
 	plan.Actions[0].Artifact.Signer = closedSigner()
 	if _, err := OpenSigner(t.Context(), plan.Actions[0].Artifact.Signer); err == nil {
 		t.Fatal("the key can be opened")
+	}
+	if err := os.Remove(started); err != nil {
+		t.Fatal(err)
 	}
 	for _, force := range []bool{false, true} {
 		steps, err := Decide(t.Context(), plan, force)
@@ -54,6 +64,9 @@ func TestPlansOpenNoKey(t *testing.T) {
 		if steps[0].Verb != VerbBuild {
 			t.Errorf("%s %v", steps[0].Verb, steps[0].Reasons)
 		}
+	}
+	if _, err := os.Stat(started); err == nil {
+		t.Error("deciding has started a helper")
 	}
 	steps, err := Decide(t.Context(), plan, false)
 	if err != nil {

@@ -1,3 +1,4 @@
+// Package pkcs11 reads the URIs that name keys in PKCS #11 tokens (RFC 7512).
 package pkcs11
 
 import (

@@ -75,7 +75,7 @@ func room(importPath string) string {
 
 // mayImport says which rooms each room may import, beside itself.
 var mayImport = map[string][]string{
-	"cmd":            {"cli", "agent", "test", "signing"}, // test: the virtual device's command; signing: the PKCS #11 helper's protocol
+	"cmd":            {"cli", "agent", "test", "signing"}, // test: the virtual device's command; signing: the helpers' protocol
 	"cli":            {"pipeline", "pipeline/build", "server", "artifactfmt", "artifactfmt/payload", "artifactfmt/sbom", "imaging", "imaging/flash", "signing", "signing/verify", "internal"},
 	"pipeline/build": {"pipeline", "server", "artifactfmt", "artifactfmt/payload", "artifactfmt/sbom", "imaging", "signing", "signing/verify", "internal"},
 	"pipeline":       {"internal"},
@@ -145,6 +145,29 @@ func TestArchivesStayOnHosts(t *testing.T) {
 		}
 		if slices.Contains(p.Imports, "github.com/mholt/archives") && p.ImportPath != module+"/internal/unpack" {
 			t.Errorf("%s imports the library for archives; internal/unpack bounds what it does", p.ImportPath)
+		}
+	}
+}
+
+// TestServicesStayInTheirHelper: the clients of key management services weigh more than all of twinkeel, and every command would
+// pay for them in memory.
+func TestServicesStayInTheirHelper(t *testing.T) {
+	t.Parallel()
+	clients := []string{
+		"github.com/sigstore/sigstore/pkg/signature/kms", "github.com/aws/", "github.com/Azure", "cloud.google.com/", "google.golang.org/",
+		"github.com/googleapis/", "github.com/hashicorp/vault",
+	}
+	for _, p := range packages(t) {
+		isHelper := p.ImportPath == module+"/cmd/twinkeel-kms"
+		isClient := func(dep string) bool {
+			return slices.ContainsFunc(clients, func(prefix string) bool { return strings.HasPrefix(dep, prefix) })
+		}
+		if i := slices.IndexFunc(p.Deps, isClient); i >= 0 != isHelper {
+			if isHelper {
+				t.Errorf("%s has no client of a service", p.ImportPath)
+			} else {
+				t.Errorf("%s depends on %s; only cmd/twinkeel-kms may", p.ImportPath, p.Deps[i])
+			}
 		}
 	}
 }

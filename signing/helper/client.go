@@ -1,4 +1,4 @@
-package pkcs11
+package helper
 
 import (
 	"bufio"
@@ -17,26 +17,18 @@ import (
 type Client struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
-	stdout *bufio.Reader
+	stdout io.ReadCloser
+	lines  *bufio.Reader
 	said   *ending
 
-	mu   sync.Mutex
-	dead *Failure // why no request can be made any more
+	turn chan struct{} // holds something while the rest is in use
+	dead *Failure      // why no request can be made any more
 }
 
-// Start starts the helper at path. It ends when ctx does, when Close is called, and when this process ends. Variables of the
-// environment that begin with one of hide are kept from it.
-func Start(ctx context.Context, path string, hide ...string) (*Client, error) {
+// Start starts the helper at path with the environment env. It ends when ctx does, when Close is called, and when this process ends.
+func Start(ctx context.Context, path string, env []string) (*Client, error) {
 	cmd := exec.CommandContext(ctx, path)
-	for _, v := range os.Environ() {
-		hidden := false
-		for _, h := range hide {
-			hidden = hidden || strings.HasPrefix(v, h)
-		}
-		if !hidden {
-			cmd.Env = append(cmd.Env, v)
-		}
-	}
+	cmd.Env = env
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -51,29 +43,33 @@ func Start(ctx context.Context, path string, hide ...string) (*Client, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return &Client{cmd: cmd, stdin: stdin, stdout: bufio.NewReader(stdout), said: said}, nil
+	return &Client{cmd: cmd, stdin: stdin, stdout: stdout, lines: bufio.NewReader(stdout), said: said, turn: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the helper.
 func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
 	if c.dead == nil {
 		_ = c.end(&Failure{Code: HelperEnded, Detail: "it was closed"})
 	}
 	return nil
 }
 
-// Do makes one request. The error is a *Failure or the context's. A request that is given up ends the helper, because
-// no module can be interrupted.
-func (c *Client) Do(ctx context.Context, q Request) (*Response, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.dead != nil {
-		return nil, c.dead
+// Do makes one request, which may take until limit from when its turn comes. The error is a *Failure or the context's. A request
+// that is given up ends the helper, because no module can be interrupted.
+func (c *Client) Do(ctx context.Context, q Request, limit time.Duration) (*Response, error) {
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if c.dead != nil {
+		return nil, c.dead
 	}
 	q.Version = Version
 	var answer Response
@@ -82,24 +78,34 @@ func (c *Client) Do(ctx context.Context, q Request) (*Response, error) {
 	go func() {
 		defer close(done)
 		if err = WriteLine(c.stdin, q); err == nil {
-			err = ReadLine(c.stdout, &answer)
+			err = ReadLine(c.lines, &answer)
 		}
 	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	late := false
 	select {
 	case <-done:
 	case <-ctx.Done():
+	case <-timer.C:
+		late = true
+	}
+	if late || ctx.Err() != nil {
 		_ = c.cmd.Process.Kill()
-		<-done // the pipes are closed with the process
+		c.stdin.Close()
+		c.stdout.Close() // programs that the helper has started may hold the other end
+		<-done
 		_ = c.end(&Failure{Code: HelperEnded, Detail: "a request was given up"})
-		return nil, ctx.Err()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return nil, &Failure{Code: TimedOut, Detail: "no answer within " + limit.String()}
 	}
 	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrClosed) || isPipe(err):
+		return nil, c.end(&Failure{Code: HelperEnded})
 	case err != nil:
-		code := HelperBroken
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrClosed) || isPipe(err) {
-			code = HelperEnded
-		}
-		return nil, c.end(&Failure{Code: code, Detail: err.Error()})
+		return nil, c.end(&Failure{Code: HelperBroken, Detail: err.Error()})
 	case answer.Version != Version:
 		return nil, c.end(&Failure{Code: HelperBroken, Detail: fmt.Sprintf("it speaks version %d of the protocol, not %d", answer.Version, Version)})
 	case answer.Failure != nil:
@@ -117,7 +123,7 @@ func (c *Client) end(f *Failure) *Failure {
 	timer := time.AfterFunc(2*time.Second, func() { _ = c.cmd.Process.Kill() })
 	_ = c.cmd.Wait()
 	timer.Stop()
-	if f.Code == HelperEnded && c.cmd.ProcessState != nil && !c.cmd.ProcessState.Success() {
+	if f.Detail == "" {
 		f.Detail = c.cmd.ProcessState.String()
 	}
 	// The first line is the cause; stacks of Go may follow.
@@ -128,7 +134,10 @@ func (c *Client) end(f *Failure) *Failure {
 	return f
 }
 
-// ending keeps the first KiB that is written to it: a crash names its cause first.
+// maxSaid is more than any secret has, which must not be cut before it is looked for.
+const maxSaid = 64 << 10
+
+// ending keeps the beginning of what is written to it: a crash names its cause first.
 type ending struct {
 	mu   sync.Mutex
 	data []byte
@@ -137,7 +146,7 @@ type ending struct {
 func (e *ending) Write(p []byte) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.data = append(e.data, p[:min(len(p), 1024-len(e.data))]...)
+	e.data = append(e.data, p[:min(len(p), maxSaid-len(e.data))]...)
 	return len(p), nil
 }
 
@@ -148,5 +157,5 @@ func (e *ending) String() string {
 }
 
 func isPipe(err error) bool {
-	return strings.Contains(err.Error(), "broken pipe") || strings.Contains(err.Error(), "file already closed")
+	return err != nil && (strings.Contains(err.Error(), "broken pipe") || strings.Contains(err.Error(), "file already closed"))
 }

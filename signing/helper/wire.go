@@ -1,11 +1,12 @@
-// Package pkcs11 talks to twinkeel-pkcs11, the helper process that loads PKCS #11 modules (PKCS #11 2.40), and reads the URIs that
-// name keys in them (RFC 7512).
+// Package helper is the protocol between twinkeel and the programs that reach keys for it, with both of its ends: twinkeel-pkcs11
+// loads the PKCS #11 modules of tokens (PKCS #11 2.40), twinkeel-kms has the clients of key management services.
 //
-// The released twinkeel is static and cannot load shared libraries, and a vendor's module that crashes must not take a build with
-// it; ssh-pkcs11-helper of OpenSSH exists for the same reasons. The protocol is one line of JSON for each request and each answer,
-// over the helper's standard input and output. The PIN travels there alone: arguments and environments of processes are seen by
-// others. docs/adr/0007-pkcs11-helper.md says why.
-package pkcs11
+// What these need does not belong into twinkeel: a libc and the modules of vendors that crash, or the memory that large client
+// libraries take from every command. ssh-pkcs11-helper of OpenSSH is such a program, too. The protocol is one line of JSON for
+// each request and each answer, over the helper's standard input and output. The PIN of a token travels there alone, the
+// credentials of services in the environment, where their clients look for them; neither is ever an argument.
+// docs/adr/0007-pkcs11-helper.md and docs/adr/0017-kms-helper.md say why.
+package helper
 
 import (
 	"bufio"
@@ -33,7 +34,10 @@ type Request struct {
 	Version int    `json:"v"`
 	Op      string `json:"op"`
 
-	// for OpOpen
+	// for OpOpen of a key in a service: its URI
+	Service string `json:"service,omitempty"`
+
+	// for OpOpen of a key in a token
 	Module       string `json:"module,omitempty"`
 	Token        string `json:"token,omitempty"`
 	Serial       string `json:"serial,omitempty"`
@@ -55,6 +59,7 @@ type Response struct {
 	Version   int      `json:"v"`
 	Failure   *Failure `json:"failure,omitempty"`
 	Public    []byte   `json:"public,omitempty"`    // of OpOpen: the SubjectPublicKeyInfo
+	Hash      string   `json:"hash,omitempty"`      // of OpOpen, by services: the hash that the key signs, as crypto.Hash names it
 	Signature []byte   `json:"signature,omitempty"` // of OpSign: of RSA, or r and s
 }
 
@@ -75,7 +80,8 @@ const (
 	ObjectAmbiguous Code = "object-ambiguous" // Found: the keys that fit
 	KeyUnsuitable   Code = "key-unsuitable"   // neither RSA nor EC, or not for signatures
 	PublicMissing   Code = "public-missing"   // the token has no public key or certificate for the private key
-	ModuleFailed    Code = "module-failed"    // anything else; Detail names the function and its CKR_ code
+	Failed          Code = "failed"           // anything else; Detail is what the module or service said
+	TimedOut        Code = "timed-out"        // made by Client: there was no answer in time
 	HelperEnded     Code = "helper-ended"     // made by Client: the helper is gone
 	HelperBroken    Code = "helper-broken"    // made by Client: the helper says something that is not of this protocol
 )
