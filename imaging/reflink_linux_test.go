@@ -38,7 +38,7 @@ func xfs(t *testing.T, size int64) string {
 	if err := syscall.Mount(device, dir, "xfs", 0, ""); err != nil {
 		t.Skipf("this machine does not mount XFS: %v", err)
 	}
-	t.Cleanup(func() { syscall.Unmount(dir, 0) })
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	return dir
 }
 

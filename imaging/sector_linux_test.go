@@ -64,7 +64,7 @@ func TestLargeSectors(t *testing.T) {
 		dir := t.TempDir()
 		t.Cleanup(func() {
 			ctx := context.WithoutCancel(t.Context())
-			_ = exec.CommandContext(ctx, "umount", dir).Run()
+			_ = exec.CommandContext(ctx, "umount", "-l", dir).Run()
 			_ = exec.CommandContext(ctx, "losetup", "-d", dev).Run()
 		})
 		if out, err := command(t, "mount", "-o", "ro", "-t", r.Filesystem, dev, dir); err != nil {
