@@ -133,6 +133,7 @@ func (a *app) make(ctx context.Context, o buildOptions, plan *pipeline.Plan, ste
 	if err != nil {
 		return nil, err
 	}
+	defer garbagePercent(50)() // what a build holds are a few large buffers, of which none should wait long
 	var warned warnings
 	defer warned.print(a) // when the progress bars have gone
 	show := a.newProgress(ctx)

@@ -61,7 +61,7 @@ type formatResult struct {
 }
 
 func (a *app) runFmt(o fmtOptions, args []string) error {
-	defer patientGC()()
+	defer garbagePercent(300)()
 	if len(args) == 1 && args[0] == "-" {
 		return a.fmtStdin(o)
 	}
