@@ -187,7 +187,7 @@ func (e *evaluator) reportLayout(err error, l *Layout, at *hcl.Range) {
 	detail := sentence(strings.TrimPrefix(err.Error(), "layout: "))
 	var hinted interface{ Hint() string }
 	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		detail += "\n\nHint: " + hinted.Hint() + "."
+		detail += "\n\nHint: " + sentence(hinted.Hint())
 	}
 	e.report(fault("Layout not possible", fmt.Sprintf("In %s: %s", l.Address, detail), at))
 }

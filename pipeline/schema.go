@@ -381,7 +381,7 @@ var layoutSchema = &blockSchema{
 			Attrs: []*attrSchema{
 				attrExtent, attrOffset, attrAlign, attrFilesystem,
 				{Name: "label", Type: tString, Doc: "Label of the file system: at most 16 bytes for ext4, 11 characters for vfat."},
-				{Name: "type", Type: tString, Doc: "Type of the partition: a GUID, or one of basic-data, bios-boot, esp, linux, reserved, swap, xbootldr. By default esp for a bootable vfat, basic-data for another vfat, else linux."},
+				{Name: "type", Type: tString, Doc: "Type of the partition: a GUID, or a name such as basic-data, bios-boot, esp, linux, reserved, swap, xbootldr, u-boot-env, and those that systemd finds by themselves: home, srv, tmp, var, root-ARCH and usr-ARCH (root-arm64, root-x86-64, each also with -verity and -verity-sig). By default esp for a bootable vfat, basic-data for another vfat, else linux."},
 				attrUUID, attrAttributes, attrMBRType, attrLogical, attrInMBR,
 				{Name: "mount", Type: tString, Check: checkMount, Doc: "Where the device mounts it, an absolute path. What the agent needs goes onto the one with \"/data\"."},
 				{Name: "bootable", Type: tBool, Default: cty.False, Doc: "Whether the firmware boots from it; sets the attribute that U-Boot looks for."},
