@@ -53,11 +53,18 @@ type metered struct {
 
 // Value implements [hcl.Expression].
 func (m *metered) Value(ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	if m.effort.spent() { // functions look at their arguments before they ask for steps
+		return m.stop()
+	}
 	v, diags := m.Expression.Value(ctx)
 	if !m.effort.take(m.cost(v)) {
-		return cty.DynamicVal, hcl.Diagnostics{fault("Too many steps", tooManySteps, m.Range().Ptr())}
+		return m.stop()
 	}
 	return v, diags
+}
+
+func (m *metered) stop() (cty.Value, hcl.Diagnostics) {
+	return cty.DynamicVal, hcl.Diagnostics{fault("Too many steps", tooManySteps, m.Range().Ptr())}
 }
 
 // meter puts meters into an expression or a body, where its loops and conditionals are.
@@ -97,6 +104,11 @@ func (w *meterWalker) Exit(node hclsyntax.Node) hcl.Diagnostics {
 		switch loop := node.(type) {
 		case *hclsyntax.ForExpr:
 			put(&loop.CollExpr, turns)
+			for _, each := range []*hclsyntax.Expression{&loop.KeyExpr, &loop.ValExpr, &loop.CondExpr} {
+				if *each != nil {
+					put(each, free)
+				}
+			}
 		case *hclsyntax.SplatExpr:
 			put(&loop.Source, turns)
 		}
@@ -118,6 +130,9 @@ func (w *meterWalker) Exit(node hclsyntax.Node) hcl.Diagnostics {
 	}
 	return nil
 }
+
+// free is for what only has to end when the steps have run out: a loop goes on after an error.
+func free(cty.Value) int { return 0 }
 
 func isLoop(node hclsyntax.Node) bool {
 	switch node.(type) {

@@ -76,7 +76,7 @@ func TestEffort(t *testing.T) {
 		_ = p.Validate()
 		took := processTime() - began
 		runtime.ReadMemStats(&after)
-		if allocated := (after.TotalAlloc - before.TotalAlloc) >> 20; took > 4*time.Second || allocated > 2048 {
+		if allocated := (after.TotalAlloc - before.TotalAlloc) >> 20; took > 2*time.Second || allocated > 1024 {
 			t.Errorf("%s: %v and %d MiB", name, took, allocated)
 		} else {
 			t.Logf("%s: %v and %d MiB", name, took.Round(time.Millisecond), allocated)

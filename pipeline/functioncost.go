@@ -27,6 +27,7 @@ func (p *Pipeline) payFor(name string, args []cty.Value) error {
 	if cost := costs[name]; cost != nil {
 		more := cost(plainArgs(args))
 		if more > maxInputSize {
+			p.effort.take(more / bytesPerStep) // as if it were done: a loop would ask again and again
 			return errors.New("the result could become too large")
 		}
 		total += more
