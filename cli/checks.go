@@ -25,7 +25,7 @@ func (a *app) checkMade(ctx context.Context, plan *pipeline.Plan, steps []*build
 		return nil
 	}
 	all := func(*build.Step) bool { return true }
-	return a.checkBuilt(ctx, builtFiles(record, steps, all), " What was built stays where it is.")
+	return a.checkBuilt(ctx, builtFiles(record, steps, all), "\n\nWhat was built stays where it is.")
 }
 
 func builtFiles(record *build.Record, steps []*build.Step, which func(*build.Step) bool) map[string]pipeline.BuiltFile {

@@ -199,6 +199,9 @@ func (a *app) fmtFile(o fmtOptions, file string) (changed bool, err error) {
 	if o.check || !o.write {
 		return true, nil
 	}
+	if file, err = filepath.EvalSymlinks(file); err != nil { // a link stays one
+		return false, err
+	}
 	return true, durable.WriteFile(file, out, info.Mode().Perm())
 }
 

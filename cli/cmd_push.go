@@ -10,21 +10,28 @@ import (
 	"github.com/twinkeel/twinkeel/pipeline/build"
 )
 
+type pushOptions struct {
+	server serverOptions
+	signer string
+}
+
 func (a *app) pushCommand() *cobra.Command {
-	var o serverOptions
+	var o pushOptions
 	c := &cobra.Command{
 		Use:     "push [ADDRESS]...",
 		Short:   "Upload built artifacts to the server",
 		GroupID: groupMain,
 		Long: `Upload built artifacts. What the server has already, byte for byte, is not sent again; a release that the server has
-under the same name with other content is an error.`,
+under the same name with other content is an error. So is an artifact that is not up to date, or not signed by the signer
+that its block names; --signer says that another one is meant, as for "twinkeel sign".`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runPush(cmd.Context(), o, args) },
 	}
-	o.addFlags(c)
+	o.server.addFlags(c)
+	c.Flags().Var((*notEmpty)(&o.signer), "signer", "`address` of the signer block that has signed, when it is not the one that artifacts name")
 	return c
 }
 
-func (a *app) runPush(ctx context.Context, o serverOptions, targets []string) error {
+func (a *app) runPush(ctx context.Context, o pushOptions, targets []string) error {
 	p, plan, err := a.planOf(ctx, targets, pipeline.KindArtifact)
 	if err != nil {
 		return err
@@ -32,7 +39,10 @@ func (a *app) runPush(ctx context.Context, o serverOptions, targets []string) er
 	if len(plan.Actions) == 0 {
 		return noBlockError(pipeline.KindArtifact)
 	}
-	server, err := o.choose(p)
+	if err := a.signWith(p, plan, o.signer); err != nil {
+		return err
+	}
+	server, err := o.server.choose(p)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twinkeel/twinkeel/pipeline"
 	"github.com/twinkeel/twinkeel/pipeline/build"
+	"github.com/twinkeel/twinkeel/signing"
 )
 
 type pipelineSignOptions struct {
@@ -77,6 +78,7 @@ func (a *app) signFiles(ctx context.Context, o pipelineSignOptions, files []stri
 	if err != nil {
 		return err
 	}
+	defer signing.Close(signer)
 	for _, name := range files {
 		info, err := a.resign(ctx, name, "", o.force, signer.Sign)
 		if err != nil {
@@ -95,6 +97,18 @@ func (a *app) signerBlock(p *pipeline.Pipeline, address string) (*pipeline.Signe
 	return signer, a.check(p, diags)
 }
 
+// signWith puts the signer at an address in the place of those that a plan's artifacts name; no address leaves them.
+func (a *app) signWith(p *pipeline.Pipeline, plan *pipeline.Plan, address string) error {
+	if address == "" {
+		return nil
+	}
+	signer, err := a.signerBlock(p, address)
+	if err != nil {
+		return err
+	}
+	return eachArtifact(plan, func(artifact *pipeline.Artifact) error { artifact.Signer = signer; return nil })
+}
+
 // signOutputs signs artifacts of the pipeline.
 func (a *app) signOutputs(ctx context.Context, o pipelineSignOptions, targets []string) error {
 	p, plan, err := a.planOf(ctx, targets, pipeline.KindArtifact)
@@ -104,15 +118,8 @@ func (a *app) signOutputs(ctx context.Context, o pipelineSignOptions, targets []
 	if len(plan.Actions) == 0 {
 		return noBlockError(pipeline.KindArtifact)
 	}
-	if o.signer != "" {
-		signer, err := a.signerBlock(p, o.signer)
-		if err != nil {
-			return err
-		}
-		err = eachArtifact(plan, func(artifact *pipeline.Artifact) error { artifact.Signer = signer; return nil })
-		if err != nil {
-			return err
-		}
+	if err := a.signWith(p, plan, o.signer); err != nil {
+		return err
 	}
 	steps, err := a.decideSteps(ctx, plan, false)
 	if err != nil {

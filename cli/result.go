@@ -3,8 +3,11 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"sync"
 
 	"github.com/hashicorp/hcl/v2"
@@ -81,18 +84,34 @@ func writeJSON(w io.Writer, v any, indent bool) error {
 	return err
 }
 
-// jsonFile is the file of --json-into. It appears with all that belongs into it when the command ends, whatever came of it.
+// jsonFile is the file of --json-into. It appears with all that belongs into it when the command ends, whatever came of it. A
+// device or a pipe is written to as it goes.
 type jsonFile struct {
 	*redactedWriter
-	f *durable.File
+	path string
+	end  func() error
 }
 
 func createJSONFile(path string) (*jsonFile, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, fmt.Errorf("--json-into: %w", withoutOperation(err))
+		}
+		return &jsonFile{newRedactedWriter(f), path, f.Close}, nil
+	}
 	f, err := durable.Create(path, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("--json-into: %w", err)
 	}
-	return &jsonFile{newRedactedWriter(f), f}, nil
+	w := newRedactedWriter(f)
+	return &jsonFile{w, path, func() error {
+		defer f.Abort() // does nothing after Commit
+		if w.err != nil {
+			return nil // which is said
+		}
+		return f.Commit()
+	}}, nil
 }
 
 // closeJSONFile makes the file of --json-into appear.
@@ -102,12 +121,17 @@ func (a *app) closeJSONFile() error {
 	}
 	j := a.jsonInto
 	a.jsonInto = nil
-	defer j.f.Abort() // does nothing after Commit
 	j.flush()
+	err := j.end()
 	if j.err != nil {
-		return fmt.Errorf("writing %s: %w", j.f.Path(), j.err)
+		err = j.err
+		var p *fs.PathError // whose name is a temporary one
+		if errors.As(err, &p) {
+			err = p.Err
+		}
+		return fmt.Errorf("writing %s: %w", j.path, err)
 	}
-	return j.f.Commit()
+	return err
 }
 
 // streams are all that the command writes, where no secret may appear.

@@ -25,6 +25,8 @@ const (
 	tempMark   = ".twinkeel-tmp-"
 )
 
+var errNotAFile = errors.New("there is a device, a pipe or a socket of that name, and no file")
+
 // File is an output that does not exist under its name before [File.Commit]. It is written like an [os.File].
 type File struct {
 	*os.File
@@ -38,6 +40,9 @@ type File struct {
 func Create(path string, perm fs.FileMode) (*File, error) {
 	if err := step("create", path); err != nil {
 		return nil, pathError("creating", path, err)
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode()&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		return nil, fmt.Errorf("creating %s: %w", path, errNotAFile) // a file in the place of /dev/null harms the whole machine
 	}
 	dir, base := filepath.Split(path)
 	if dir == "" {

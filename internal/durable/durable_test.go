@@ -110,6 +110,29 @@ func TestSweepLeavesFilesInUse(t *testing.T) {
 	}
 }
 
+// The rename of a commit would put a file into the place of a device.
+func TestOnlyFilesAreReplaced(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("/dev/null", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, link} {
+		before := list(t, dir)
+		if err := WriteFile(path, []byte("x"), 0o600); err == nil || !strings.Contains(err.Error(), "no file") {
+			t.Errorf("%s: %v", path, err)
+		}
+		if after := list(t, dir); after != before {
+			t.Errorf("%s is left, before %s", after, before)
+		}
+	}
+}
+
 // A hook is one for the process, so the tests that set it are not parallel.
 func TestAnErrorAtEveryStepLeavesNoTrace(t *testing.T) {
 	defer SetHook(nil)

@@ -258,20 +258,17 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 	if a.Signer == nil {
 		return nil
 	}
-	if d.sending { // the key that signed it need not be here
-		if last := d.record.Outputs[a.Address]; last != nil {
-			s.attributes[attributeSigner] = last.SignerKeyID
-		}
-		return nil
-	}
 	id, known := d.knownKey(ctx, a.Signer)
-	if !known {
-		s.keyUnknown = true
-		if last := d.record.Outputs[a.Address]; last != nil {
-			id = last.SignerKeyID // until it is opened; there is no other change to tell of
-		}
+	last := d.record.Outputs[a.Address]
+	switch {
+	case known:
+	case d.sending && (last == nil || last.Signer != a.Signer.Address):
+		id = "unknown"
+	case last != nil: // nothing else is known; what is sent need not have its key here
+		id = last.SignerKeyID
 	}
 	s.attributes[attributeSigner] = id
+	s.keyUnknown = !known && !d.sending
 	return nil
 }
 
@@ -474,7 +471,7 @@ func (d *decider) changes(s *Step, last *Output) []Reason {
 		}
 		switch name {
 		case attributeSigner:
-			reasons = append(reasons, Reason{ReasonKeyChanged, fmt.Sprintf("signing key changed: %s -> %s", short(then), short(now))})
+			reasons = append(reasons, Reason{ReasonKeyChanged, keyChange(s.Action.Artifact, last, then, now)})
 		case "implementation":
 			reasons = append(reasons, Reason{ReasonToolChanged, "this version of twinkeel writes it differently"})
 		default:
@@ -500,6 +497,18 @@ func (d *decider) changes(s *Step, last *Output) []Reason {
 		reasons = append(reasons, Reason{ReasonToolChanged, "the last build was recorded differently"})
 	}
 	return reasons
+}
+
+// keyChange says of an artifact that another key signed it.
+func keyChange(a *pipeline.Artifact, last *Output, then, now string) string {
+	text := fmt.Sprintf("signing key changed: %s -> %s", short(then), short(now))
+	switch {
+	case then == "" && now != "":
+		return text // it was not signed
+	case a != nil && a.Signer != nil && last.Signer != "" && last.Signer != a.Signer.Address:
+		text += fmt.Sprintf(" (signed by %s, and the block names %s)", last.Signer, a.Signer.Address)
+	}
+	return text
 }
 
 func (d *decider) outputChanged(ctx context.Context, path string, last *Output) ([]Reason, error) {

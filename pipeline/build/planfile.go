@@ -42,7 +42,9 @@ type SavedStep struct {
 	Reasons []string `json:"reasons"` // codes
 	Key     string   `json:"key,omitempty"`
 	// Definition is the digest of the evaluated block, secrets left out.
-	Definition string            `json:"definition"`
+	Definition string `json:"definition"`
+	// SigningKey is where a key that has to be opened is, and what its file looks like; see signerState.
+	SigningKey string            `json:"signing_key,omitempty"`
 	Attributes map[string]string `json:"attributes,omitempty"` // digests of what the key is made of
 	Inputs     map[string]string `json:"inputs,omitempty"`     // digests of what is read
 }
@@ -78,6 +80,13 @@ func saveStep(plan *pipeline.Plan, step *Step) *SavedStep {
 	s := &SavedStep{
 		Address: step.Action.Address, Verb: step.Verb, Restore: step.Restore, Key: step.Key, Reasons: []string{},
 		Definition: definition(plan, step.Action), Attributes: map[string]string{}, Inputs: step.inputs,
+	}
+	if step.keyUnknown {
+		a := step.Action.Artifact
+		if a == nil {
+			a = step.Action.Image.Artifact
+		}
+		s.SigningKey = signerState(plan, a.Signer)
 	}
 	for _, r := range step.Reasons {
 		if r.Code != ReasonCacheDamaged {
@@ -216,6 +225,9 @@ func (s *SavedStep) changes(now *SavedStep, step *Step) []string {
 		if !strings.HasPrefix(change, inputArtifact+" ") { // whose own changes are said
 			changes = append(changes, change)
 		}
+	}
+	if s.SigningKey != now.SigningKey {
+		changes = append(changes, "its signing key has no public key beside it, and its file is another one than it was")
 	}
 	switch {
 	case len(changes) > 0 || s.Key != now.Key:

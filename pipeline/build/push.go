@@ -77,7 +77,7 @@ func push(ctx context.Context, c *client.Client, d *decider, a *pipeline.Artifac
 		return nil, err
 	}
 	if step.Verb != VerbCached {
-		return nil, &staleArtifactError{a, step.Reasons[0].Detail}
+		return nil, d.stale(step)
 	}
 	built := d.record.Outputs[a.Address]
 	p := &Pushed{Address: a.Address, Name: a.Name, Size: built.Size, SHA256: built.SHA256}
@@ -198,17 +198,29 @@ func newDeployment(r *pipeline.Rollout, release string) menderapi.NewDeployment 
 	}
 }
 
+// stale says why an artifact is not sent.
+func (d *decider) stale(s *Step) error {
+	a, last := s.Action.Artifact, d.record.Outputs[s.Action.Address]
+	e := &staleArtifactError{artifact: a, path: d.relative(a.Path), reason: "not up to date: " + s.Reasons[0].Detail}
+	if e.unsigned = last != nil && last.SignerKeyID == "" && s.onlyKeyChanged(); e.unsigned {
+		e.reason = "not signed"
+	}
+	return e
+}
+
 type staleArtifactError struct {
-	artifact *pipeline.Artifact
-	reason   string
+	artifact     *pipeline.Artifact
+	path, reason string
+	unsigned     bool
 }
 
-func (e *staleArtifactError) Error() string {
-	return fmt.Sprintf("%s is not up to date: %s", e.artifact.Path, e.reason)
-}
+func (e *staleArtifactError) Error() string { return e.path + " is " + e.reason }
 
-// Hint says how to build it.
+// Hint says what to do about it.
 func (e *staleArtifactError) Hint() string {
+	if e.unsigned {
+		return "twinkeel sign '" + e.artifact.Address + "'"
+	}
 	return "twinkeel build '" + e.artifact.Address + "', with the same --var"
 }
 

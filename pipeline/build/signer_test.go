@@ -152,6 +152,61 @@ func TestSignFromCache(t *testing.T) {
 	}
 }
 
+// TestOnlyTheNamedSignersArtifactIsSent: a release goes out with the signature that its block names, or not at all.
+func TestOnlyTheNamedSignersArtifactIsSent(t *testing.T) {
+	plan := artifactPlan(t)
+	a := plan.Actions[0].Artifact
+	buildAll(t, plan)
+	sent := func() (*Step, error) {
+		d, err := newDecider(plan, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.sending = true
+		s, err := d.decide(t.Context(), plan.Actions[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.UpToDate() {
+			return s, nil
+		}
+		return s, d.stale(s)
+	}
+	named := *a.Signer
+	if err := os.Remove(named.PrivateKey); err != nil { // it may be on another machine
+		t.Fatal(err)
+	}
+	for _, id := range []string{named.KeyID, ""} {
+		a.Signer.KeyID = id
+		if s, _ := sent(); !s.UpToDate() {
+			t.Errorf("signed as the block says, key id %q: %v", id, s.Reasons)
+		}
+	}
+	other := strings.Repeat("0", 64)
+	for name, signer := range map[string]*pipeline.Signer{
+		"another key":            {Address: named.Address, Kind: "file", PrivateKey: named.PrivateKey, KeyID: other},
+		"another signer":         {Address: "signer.file.other", Kind: "file", PrivateKey: "other.pem", KeyID: other},
+		"a signer nobody opened": closedSigner(),
+	} {
+		a.Signer = signer
+		if _, err := sent(); err == nil || !strings.Contains(err.Error(), "is not up to date: signing key changed") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	a.Signer = nil
+	if err := os.RemoveAll(plan.OutDir); err != nil {
+		t.Fatal(err)
+	}
+	buildAll(t, plan)
+	for _, signer := range []*pipeline.Signer{&named, closedSigner()} {
+		a.Signer = signer
+		if _, err := sent(); err == nil || err.Error() != "out/artifacts/os.mender is not signed" {
+			t.Errorf("an unsigned one: %v", err)
+		}
+	}
+}
+
 // TestPublicKeyOfAnotherKey: planning goes by the public key's file, so what it says has to be true.
 func TestPublicKeyOfAnotherKey(t *testing.T) {
 	t.Parallel()
