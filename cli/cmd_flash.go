@@ -425,6 +425,9 @@ func (a *app) flashDone(ctx context.Context, o flashOptions, img *flash.Image, d
 		if r.Err != nil {
 			failed = append(failed, r)
 		}
+		if disks[i].Kind == flash.KindFile {
+			a.warnBeside(disks[i].Path)
+		}
 		t.add(rec.Device, outcomeText(rec), "serial "+shownSerial(disks[i]), size(r.Written)+" written", size(r.Zeroed)+" zeroed",
 			size(r.Skipped)+" skipped", fmt.Sprintf("%.1f s", rec.Seconds), "sha256:"+img.SHA256)
 	}

@@ -93,6 +93,14 @@ func (a *app) runImageProvision(ctx context.Context, o imageProvisionOptions, na
 	if err != nil {
 		return err
 	}
+	for _, d := range devices {
+		if other := manifest.Taken(d.Identity, filepath.Base(d.Output)); other != "" && !o.force {
+			return &hintedError{
+				fmt.Sprintf("%s is for %s already, in %s: both images would be one device", other, identityText(d.Identity), manifest.Path()),
+				"--force makes another one; the device is accepted by the key of the image that it gets",
+			}
+		}
+	}
 	done, err := a.provisionAll(ctx, o, image, devices, manifest)
 	if err != nil {
 		if len(done) > 0 {
@@ -160,14 +168,19 @@ func (o *imageProvisionOptions) plan(list *edit.Devices, image string, known []b
 		if err != nil {
 			return nil, usagef("device %d: %v", i+1, err)
 		}
-		if other, twice := outputs[d.Output]; twice {
-			return nil, usagef("devices %d and %d would both be %s: put what tells them apart into --name", other, i+1, d.Output)
+		for _, name := range append(edit.Beside(d.Output), d.Output) {
+			if other, twice := outputs[name]; twice {
+				return nil, usagef("devices %d and %d would both be %s: put what tells them apart into --name", other, i+1, name)
+			}
 		}
 		who := identityText(d.Identity)
 		if other, twice := identities[who]; twice {
 			return nil, usagef("devices %d and %d have one identity, %s", other, i+1, who)
 		}
-		outputs[d.Output], identities[who] = i+1, i+1
+		for _, name := range append(edit.Beside(d.Output), d.Output) {
+			outputs[name] = i + 1
+		}
+		identities[who] = i + 1
 		if err := o.checkOutput(d.Output, image); err != nil {
 			return nil, err
 		}
@@ -262,6 +275,7 @@ const maxStamped = 64 << 20
 // provisionAll makes the images one after another; the manifest is complete after each.
 func (a *app) provisionAll(ctx context.Context, o imageProvisionOptions, image string, devices []stampedDevice, manifest *edit.Manifest) ([]edit.Provisioned, error) {
 	done := []edit.Provisioned{}
+	var stale []string
 	for _, d := range devices {
 		for _, s := range d.sources {
 			info, err := os.Stat(s.file)
@@ -279,6 +293,7 @@ func (a *app) provisionAll(ctx context.Context, o imageProvisionOptions, image s
 			if err != nil {
 				return err
 			}
+			stale = append(stale, p.Stale...)
 			done = append(done, *p)
 			return manifest.Add(*p)
 		})
@@ -286,5 +301,6 @@ func (a *app) provisionAll(ctx context.Context, o imageProvisionOptions, image s
 			return done, cmp.Or(ctx.Err(), err)
 		}
 	}
+	a.warnStale(stale)
 	return done, nil
 }

@@ -96,6 +96,9 @@ func partitionTitle(r *edit.Replaced) string {
 
 // slotContent opens what goes into a partition. Of an artifact that is its payload, read and checked on the way.
 func slotContent(file string) (c edit.Content, release string, done func(), err error) {
+	if err := checkRegular(file); err != nil {
+		return c, "", nil, err
+	}
 	f, err := openFile(file)
 	if err != nil {
 		return c, "", nil, err

@@ -58,12 +58,26 @@ func (a *app) afterEdit(res *edit.Result) {
 	for _, path := range res.Rewritten {
 		a.notef("%s: written anew\n", printable(path))
 	}
-	for _, sig := range res.Stale {
-		signed := strings.TrimSuffix(sig, ".sig")
-		a.warnf("%s is for the image as it was; sign again: openssl dgst -sha256 -sign KEY -out %s %s", printable(sig), printable(sig), printable(signed))
-	}
+	a.warnStale(res.Stale)
 	if record, made := recorded(res.Path); made != nil {
 		a.warnf("%s has the image as it was built; the next twinkeel image may build it again, without this change", record)
+	}
+}
+
+// warnBeside names what describes a file as it was before something else was written to it.
+func (a *app) warnBeside(path string) {
+	for _, name := range edit.Beside(path) {
+		if _, err := os.Lstat(name); err == nil {
+			a.warnf("%s is about what %s held before; remove it", printable(name), printable(path))
+		}
+	}
+}
+
+// warnStale names signatures that are for an image as it was.
+func (a *app) warnStale(signatures []string) {
+	for _, sig := range signatures {
+		signed := strings.TrimSuffix(sig, ".sig")
+		a.warnf("%s is for the image as it was; sign again: openssl dgst -sha256 -sign KEY -out %s %s", printable(sig), printable(sig), printable(signed))
 	}
 }
 

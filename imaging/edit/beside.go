@@ -22,6 +22,11 @@ const (
 	suffixSig  = ".sig"
 )
 
+// Beside are the names that what describes the image at path can have.
+func Beside(path string) []string {
+	return []string{path + suffixBmap, path + suffixSum, path + suffixSig, path + suffixBmap + suffixSig, path + suffixSum + suffixSig}
+}
+
 const maxSumFile = 1 << 20
 
 // beside are the files that describe an image, complete but for their names.
@@ -155,9 +160,9 @@ func (b *beside) commit() (paths []string, err error) {
 
 // staleSignatures are those beside a changed image: over the image, over its block map, over its checksum.
 func staleSignatures(path string) (stale []string) {
-	for _, suffix := range []string{"", suffixBmap, suffixSum} {
-		if sig := path + suffix + suffixSig; exists(sig) {
-			stale = append(stale, sig)
+	for _, name := range Beside(path) {
+		if strings.HasSuffix(name, suffixSig) && exists(name) {
+			stale = append(stale, name)
 		}
 	}
 	return stale

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/twinkeel/twinkeel/imaging"
@@ -132,6 +133,9 @@ func (im *Image) resolve() error {
 			return err
 		}
 	}
+	if slices.Contains(Beside(absolute(target)), absolute(im.o.Output)) {
+		return refuse(im.o.Output, "choose another name", "what describes %s has that name", given)
+	}
 	im.Path = im.o.Output
 	if target, err := filepath.EvalSymlinks(im.Path); err == nil {
 		im.Path = target
@@ -140,6 +144,14 @@ func (im *Image) resolve() error {
 		return refuse(im.o.Output, "name a file", "it is not a file that could be replaced")
 	}
 	return nil
+}
+
+// absolute is a path from the root, where that can be told.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // refusePacked refuses a compressed image by its first bytes.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -48,6 +49,16 @@ func OpenManifest(dir string) (*Manifest, error) {
 
 // Path is that of the manifest.
 func (m *Manifest) Path() string { return m.path }
+
+// Taken is another image in the manifest for the device with an identity; "" when there is none.
+func (m *Manifest) Taken(identity map[string]string, image string) string {
+	for _, p := range m.lines {
+		if p.Image != image && maps.Equal(p.Identity, identity) {
+			return p.Image
+		}
+	}
+	return ""
+}
 
 // Add puts an image into the manifest, in the place of one of that name.
 func (m *Manifest) Add(p Provisioned) error {

@@ -56,6 +56,8 @@ type Provisioned struct {
 	Fingerprint string `json:"fingerprint,omitempty"`
 	Size        int64  `json:"size"`
 	SHA256      string `json:"sha256,omitempty"`
+	// Stale are signatures beside the image that are not for it.
+	Stale []string `json:"-"`
 }
 
 // Provision makes the image of one device: a copy of the image at path with the device's identity and key on the partition
@@ -81,7 +83,7 @@ func Provision(ctx context.Context, image string, d Device, o Options) (*Provisi
 	if err != nil {
 		return nil, err
 	}
-	p.Size, p.SHA256 = done.Size, done.SHA256
+	p.Size, p.SHA256, p.Stale = done.Size, done.SHA256, done.Stale
 	return p, nil
 }
 

@@ -98,7 +98,7 @@ func (o *opened) claim(s System) error {
 func lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
 func openRegular(d *Disk, need int64) (*Target, func() error, error) {
-	f, err := os.OpenFile(d.Node, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	f, err := os.OpenFile(d.Node, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) // an image may hold keys
 	if err != nil {
 		return nil, nil, fileError(d.Path, err)
 	}

@@ -85,6 +85,9 @@ var notImages = []struct{ suffix, magic, what, advice string }{
 
 // OpenImage opens an image with its block map and looks at its partition table. Nothing is checked yet but that map.
 func OpenImage(path string, o ImageOptions) (*Image, error) {
+	if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeNamedPipe != 0 { // to open it would wait for a writer
+		return nil, &ImageError{path, "it is a pipe, and has to be read twice", "write it to a file first", nil}
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fileError(path, err)

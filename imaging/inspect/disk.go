@@ -91,6 +91,9 @@ func damaged(format, reason string, args ...any) error {
 // Open opens an image or a block device. A compressed image is unpacked into a sparse temporary file without a name, which is
 // gone with Close: what looks into an image needs its parts in any order.
 func Open(ctx context.Context, path string, o Options) (*Disk, error) {
+	if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeNamedPipe != 0 { // to open it would wait for a writer
+		return nil, fmt.Errorf("%s: it is neither a file nor a block device", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, plainPathError(err)
