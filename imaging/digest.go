@@ -132,18 +132,19 @@ func allZeros(b []byte) bool {
 	return true
 }
 
-// areaDigests are those of the contents, each over its own size. One above MaxWholeDigest has none unless the caller knows it, nor has one with holes for
+// areaDigests are those of the contents, each over its own size. One above the limit has none unless the caller knows it, nor has one with holes for
 // others, since not all of it is in the image.
 type areaDigests struct {
 	pieces []*piece // sorted
 	todo   []*piece
 	twins  map[int64]int64
+	limit  int64 // of contents that are digested
 	h      hash.Hash
 	sums   map[int64]string // by place
 }
 
-func newAreaDigests(r *imageReader, twins map[int64]int64) *areaDigests {
-	d := &areaDigests{twins: twins, sums: make(map[int64]string)}
+func newAreaDigests(r *imageReader, twins map[int64]int64, limit int64) *areaDigests {
+	d := &areaDigests{twins: twins, limit: limit, sums: make(map[int64]string)}
 	for _, p := range r.pieces {
 		if !p.part {
 			d.pieces = append(d.pieces, p)
@@ -161,7 +162,7 @@ func (d *areaDigests) put(w *window) error {
 			break
 		}
 		at, twin := d.twins[p.off()]
-		read := !twin && p.sha256 == "" && p.size <= MaxWholeDigest
+		read := !twin && p.sha256 == "" && p.size <= d.limit
 		if read {
 			if start == p.off() {
 				d.h = sha256.New()

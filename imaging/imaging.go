@@ -117,6 +117,9 @@ type Image struct {
 	// Digests asks for the SHA-256 of the image, of every content and of every output. What has more than MaxWholeDigest
 	// gets none, since that would cost time for its zeros, and the image a SparseSHA256 instead.
 	Digests bool
+	// WholeDigests asks for them also of what has more than that.
+	WholeDigests bool
+	digestLimit  int64 // in the place of MaxWholeDigest, for tests
 	// Progress is told how much of the work is done, in bytes. It may be nil.
 	Progress func(done, total int64)
 }

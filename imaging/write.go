@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -366,9 +368,13 @@ func (w *writer) sinks(ctx context.Context, set *outputSet, reader *imageReader)
 		s.all = append(s.all, newRawSink(set.raw.File.File, reader))
 	}
 	if w.img.Digests {
-		s.areas = newAreaDigests(reader, twins)
+		limit := cmp.Or(w.img.digestLimit, MaxWholeDigest)
+		if w.img.WholeDigests {
+			limit = math.MaxInt64
+		}
+		s.areas = newAreaDigests(reader, twins, limit)
 		s.all = append(s.all, s.areas)
-		if w.m.Size <= MaxWholeDigest {
+		if w.m.Size <= limit {
 			s.image = newImageDigest()
 			s.all = append(s.all, s.image)
 		} else {

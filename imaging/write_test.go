@@ -774,6 +774,28 @@ func TestLargeDigests(t *testing.T) {
 	}
 }
 
+// TestWholeDigests: who wants them gets them of large images and contents as well.
+func TestWholeDigests(t *testing.T) {
+	t.Parallel()
+	content := filepath.Join(t.TempDir(), "content")
+	if err := os.WriteFile(content, bytes.Repeat([]byte("content "), int(mib)/4), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, whole := range []bool{false, true} {
+		path := filepath.Join(t.TempDir(), "disk.img")
+		res, err := Write(t.Context(), path, &Image{
+			Layout:   Layout{Partitions: []Partition{{Name: "p", Size: 3 * mib}}},
+			Contents: map[string]Content{"p": {File: content}}, Digests: true, WholeDigests: whole, digestLimit: mib,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (res.SHA256 == sum(t, path)) != whole || (res.Areas[0].SHA256 == sum(t, content)) != whole || (res.SparseSHA256 == "") != whole {
+			t.Errorf("whole %t: %+v", whole, res)
+		}
+	}
+}
+
 // TestSparseSHA256: it is that of the bytes, whether they are holes or not.
 func TestSparseSHA256(t *testing.T) {
 	t.Parallel()

@@ -685,7 +685,7 @@ const eachSlot = "each of the slots "
 
 func (e *evaluator) computeImage(inst *instance) map[string]cty.Value {
 	b := inst.body
-	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server"))}
+	im := &Image{Address: inst.address, Name: outputName(inst), Server: result[*Server](e, b.text("server")), WholeSHA256: b.flag("whole_sha256")}
 	inst.result = im
 	stem := path.Join(filepath.ToSlash(e.out()), "images", inst.block.home.folder, labelled(inst))
 	device := result[*DeviceType](e, b.text("device_type"))

@@ -264,6 +264,8 @@ type Image struct {
 	Fills      []Fill        `json:"fills"`
 	Path       string        `json:"path"`    // of the first output
 	Outputs    []ImageOutput `json:"outputs"` // that at Path first
+	// WholeSHA256: also what is larger than 4 GiB gets one.
+	WholeSHA256 bool `json:"whole_sha256,omitempty"`
 	// Checks are questions about its files that planning left for later.
 	Checks []FileCheck `json:"-"`
 }

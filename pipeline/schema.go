@@ -566,6 +566,7 @@ var imageSchema = &blockSchema{
 		{Name: "device_type", Type: refTo("device_type"), Required: true, Doc: "The device type that it is for."},
 		{Name: "artifact", Type: refTo("artifact"), Required: true, Doc: "The release that slot A holds, for the same device type; the device reports its name, and trusts the key that signed it."},
 		{Name: "server", Type: refTo("server"), Doc: "The server that the device asks for updates; without one it asks none."},
+		{Name: "whole_sha256", Type: tBool, Default: cty.False, Doc: "Whether raw images above 4 GiB, and contents of partitions above it, get their SHA-256 as smaller ones do. All their zeros are read for that, about a second for each 2 GiB of the disk; without it a digest without zeros (sparse_sha256) stands in out/twinkeel.json."},
 		{Name: "formats", Type: listOf(tString), Check: checkFormats, Doc: "What to write, all in one pass; by default raw and bmap, for raw flash ubi, which is all there is then: raw (a sparse file), bmap (the block map, which makes flashing quick and checks it), gz, xz and zst (the raw image, compressed), android-sparse (for fastboot), qcow2 (for virtual machines) and ubi (for ubiformat)."},
 		attrDependsOn,
 	},

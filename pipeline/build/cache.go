@@ -370,7 +370,18 @@ func (c *Cache) writeNamed(path string, text []byte) error {
 	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
+	if err := makeWay(path); err != nil {
+		return err
+	}
 	return durable.WriteFile(path, text, 0o644)
+}
+
+// makeWay removes a pipe or the like from where a file of the cache goes: it is damage as any other.
+func makeWay(path string) error {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		return durable.Remove(path)
+	}
+	return nil
 }
 
 // findPayload returns an entry with the wanted payload and whatever signature; errMiss when there is none.
@@ -417,6 +428,9 @@ func (c *Cache) keep(ctx context.Context, m made) (*CachedFile, error) {
 		return nil, err
 	}
 	if err := durable.Sweep(dir); err != nil { // what a killed build left
+		return nil, err
+	}
+	if err := makeWay(path); err != nil {
 		return nil, err
 	}
 	out, err := durable.Create(path, 0o444)

@@ -326,6 +326,9 @@ func (d *decider) describeImage(ctx context.Context, s *Step, im *pipeline.Image
 	if im.Server != nil {
 		s.attributes["server"] = im.Server.URL
 	}
+	if im.WholeSHA256 {
+		s.attributes["whole_sha256"] = "true"
+	}
 	s.inputs = map[string]string{}
 	if im.Server != nil && im.Server.CACertificate != "" {
 		if err := d.input(ctx, s, "the server's CA certificate", im.Server.CACertificate); err != nil {

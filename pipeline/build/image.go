@@ -52,7 +52,7 @@ func (r *runner) image(ctx context.Context, im *pipeline.Image, progress func(do
 		return r.imageOutput(im, made)
 	}
 	image := &imaging.Image{
-		Layout: *Layout(&im.DeviceType.Layout), Contents: contents, Epoch: r.plan.Epoch, Progress: progress, Seed: seed, Digests: true,
+		Layout: *Layout(&im.DeviceType.Layout), Contents: contents, Epoch: r.plan.Epoch, Progress: progress, Seed: seed, Digests: true, WholeDigests: im.WholeSHA256,
 	}
 	raw := ""
 	for _, o := range im.Outputs {
