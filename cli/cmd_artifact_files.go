@@ -53,7 +53,7 @@ func (a *app) runArtifactExtract(ctx context.Context, name, dir string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", shown(name), err)
 		}
-		files, err = extract(r, dir)
+		files, err = extract(ctx, r, dir)
 		if err != nil {
 			return fmt.Errorf("%s: %w", shown(name), err)
 		}
@@ -72,7 +72,7 @@ func (a *app) runArtifactExtract(ctx context.Context, name, dir string) error {
 }
 
 // extract writes all of an artifact below dir and returns the paths. Names were checked by the reader: none leads out.
-func extract(r *artifactfmt.Reader, dir string) (written []string, err error) {
+func extract(ctx context.Context, r *artifactfmt.Reader, dir string) (written []string, err error) {
 	put := func(name string, mode fs.FileMode, make func(f *durable.File) error) error {
 		file := filepath.Join(dir, filepath.FromSlash(name))
 		if err := durable.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -111,7 +111,7 @@ func extract(r *artifactfmt.Reader, dir string) (written []string, err error) {
 		if err != nil {
 			return written, err
 		}
-		if err := put("files/"+file.Name, 0o644, func(f *durable.File) error { return copySparse(f.File, file) }); err != nil {
+		if err := put("files/"+file.Name, 0o644, func(f *durable.File) error { return imaging.FillFile(ctx, f.File, file) }); err != nil {
 			return written, err
 		}
 	}
@@ -149,36 +149,6 @@ func missingDirs(top string, below ...string) []string {
 		}
 	}
 	return missing
-}
-
-// copySparse copies to an empty file and leaves holes where there are long runs of zeros.
-func copySparse(f *os.File, r io.Reader) error {
-	buf := make([]byte, 64<<10)
-	var size int64
-	for {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 && !isZero(buf[:n]) {
-			if _, err := f.WriteAt(buf[:n], size); err != nil {
-				return err
-			}
-		}
-		size += int64(n)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return f.Truncate(size)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func isZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 const insideHelp = `The payload's file system (ext2 to ext4, vfat or squashfs) is read without root and without mounting it. With an
@@ -568,7 +538,7 @@ func (a *app) unpack(ctx context.Context, in *input, name, file string, to *os.F
 			}
 			if f.Name == file {
 				size = f.Size
-				return copySparse(to, f)
+				return imaging.FillFile(ctx, to, f)
 			}
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/durable"
 )
 
@@ -36,7 +37,7 @@ func (a *app) extractInside(ctx context.Context, name string, inside fs.FS, inne
 		defer in.Close()
 		result.Files, result.Size = 1, info.Size()
 		return write(to, func(f *durable.File) error {
-			if err := copySparse(f.File, contextReader{ctx, in}); err != nil {
+			if err := imaging.FillFile(ctx, f.File, in); err != nil {
 				return insideError(name, err)
 			}
 			return f.Chmod(info.Mode().Perm() | 0o600)
@@ -142,7 +143,7 @@ func (x *treeExtract) file(from, to string, info fs.FileInfo) error {
 		return fmt.Errorf("/%s: %w", from, plainCause(err))
 	}
 	defer out.Close()
-	if err := copySparse(out, contextReader{x.ctx, in}); err != nil {
+	if err := imaging.FillFile(x.ctx, out, in); err != nil {
 		if errors.Is(err, syscall.ENOSPC) || x.ctx.Err() != nil {
 			return err
 		}

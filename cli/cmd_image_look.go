@@ -416,7 +416,7 @@ func (a *app) runImageExtract(ctx context.Context, name, where, to string) error
 		}
 		err = a.working(ctx, to, "extracting", func(report func(done, total int64)) error {
 			return write(to, func(f *durable.File) error {
-				return copySparse(f.File, &countingReader{r: contextReader{ctx, r}, total: r.Size(), report: report})
+				return imaging.FillFile(ctx, f.File, &countingReader{r: r, total: r.Size(), report: report})
 			})
 		})
 		if err != nil {

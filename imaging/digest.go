@@ -112,7 +112,7 @@ func SparseSHA256(ctx context.Context, f *os.File) (string, error) {
 			if _, err := f.ReadAt(data, at); err != nil {
 				return "", fmt.Errorf("reading %s: %w", f.Name(), err)
 			}
-			if !allZeros(data) {
+			if !AllZeros(data) {
 				d.add(at, data)
 			}
 		}
@@ -121,7 +121,8 @@ func SparseSHA256(ctx context.Context, f *os.File) (string, error) {
 	return d.sum, err
 }
 
-func allZeros(b []byte) bool {
+// AllZeros tells whether there is nothing but zeros.
+func AllZeros(b []byte) bool {
 	for len(b) > 0 {
 		n := min(len(b), len(zeros))
 		if !bytes.Equal(b[:n], zeros[:n]) {

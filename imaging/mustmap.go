@@ -165,7 +165,7 @@ func (g *ext4Groups) walk() (bool, error) {
 		}
 		start := g.first + group*g.perGroup
 		count := min(g.perGroup, g.blocks-start)
-		if !g.sparse || hasSuper(group) {
+		if !g.sparse || HasSuperblock(group) {
 			g.addBlocks(start, min(1+g.descriptors+g.reserved, count))
 		}
 		pointer := func(low, high int) int64 {
@@ -214,8 +214,8 @@ func (g *ext4Groups) addBitmap(bitmap []byte, start, count int64) {
 	}
 }
 
-// hasSuper tells whether a group begins with a copy of the superblock: 0, 1 and the powers of 3, 5 and 7 do.
-func hasSuper(group int64) bool {
+// HasSuperblock tells whether a group of an ext4 begins with a copy of the superblock: 0, 1 and the powers of 3, 5 and 7 do.
+func HasSuperblock(group int64) bool {
 	for _, base := range []int64{3, 5, 7} {
 		n := int64(1)
 		for n < group {

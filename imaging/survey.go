@@ -3,7 +3,6 @@ package imaging
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"os"
 )
@@ -31,13 +30,22 @@ func CopyStream(ctx context.Context, out io.WriterAt, off int64, in io.Reader, r
 		}
 		size += int64(n)
 		report(int64(n))
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // a damaged compression may wrap it, and is no end
 			return size, nil
 		}
 		if err != nil {
 			return size, err
 		}
 	}
+}
+
+// FillFile copies all of in to an empty file, in which zeros become holes.
+func FillFile(ctx context.Context, f *os.File, in io.Reader) error {
+	size, err := CopyStream(ctx, f, 0, in, func(int64) {})
+	if err != nil {
+		return err
+	}
+	return f.Truncate(size)
 }
 
 // Survey reads a raw image once and returns its block map and its SHA-256. What keep, an earlier block map of it, has

@@ -76,7 +76,7 @@ func (s ext4Super) setTimes(f *os.File) error {
 		switch {
 		case group == 0:
 			off = superSize
-		case sparse && !hasSuper(group):
+		case sparse && !imaging.HasSuperblock(group):
 			continue
 		}
 		if _, err := f.ReadAt(b, off); errors.Is(err, io.EOF) {
@@ -98,18 +98,4 @@ func (s ext4Super) setTimes(f *os.File) error {
 		}
 	}
 	return nil
-}
-
-// hasSuper tells whether a group begins with a copy of the superblock: 1 and the powers of 3, 5 and 7 do.
-func hasSuper(group int64) bool {
-	for _, base := range []int64{3, 5, 7} {
-		n := int64(1)
-		for n < group {
-			n *= base
-		}
-		if n == group {
-			return true
-		}
-	}
-	return false
 }

@@ -210,7 +210,7 @@ func mapOf(b []byte, more ...Range) *imaging.Bmap {
 	const block = 4096
 	m := &imaging.Bmap{ImageSize: int64(len(b)), BlockSize: block, ChecksumType: "sha256"}
 	for i := int64(0); i < m.Blocks(); i++ {
-		mapped := !isZero(b[i*block : min((i+1)*block, int64(len(b)))])
+		mapped := !imaging.AllZeros(b[i*block : min((i+1)*block, int64(len(b)))])
 		for _, r := range more {
 			mapped = mapped || i*block >= r.Offset && i*block < r.End()
 		}
@@ -331,7 +331,7 @@ func TestSameContentEverywhere(t *testing.T) {
 								t.Errorf("%s: the bytes %s differ", where, s)
 							}
 						}
-						if isZero(d.medium[len(d.medium)-512:]) != true {
+						if imaging.AllZeros(d.medium[len(d.medium)-512:]) != true {
 							t.Errorf("%s: an old backup table is left at the end", where)
 						}
 					}

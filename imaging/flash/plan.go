@@ -283,7 +283,7 @@ func (c *checker) checkRanges(off int64, data []byte) error {
 func (c *checker) checkHoles(off int64, data []byte) error {
 	for len(c.holes) > 0 {
 		part := c.holes[0].within(off, int64(len(data)))
-		if part.Size > 0 && !isZero(data[part.Offset-off:][:part.Size]) {
+		if part.Size > 0 && !imaging.AllZeros(data[part.Offset-off:][:part.Size]) {
 			return &VerifyError{
 				What: c.img.BmapPath, Reason: fmt.Sprintf("it leaves out the bytes %s, which are not zeros in %s", part, c.img.Path),
 				Advice: "the block map is of another image: make it again, or write everything with --no-bmap",
@@ -295,19 +295,6 @@ func (c *checker) checkHoles(off int64, data []byte) error {
 		c.holes = c.holes[1:]
 	}
 	return nil
-}
-
-var zeros [zeroGrain]byte
-
-func isZero(b []byte) bool {
-	for len(b) > 0 {
-		n := min(len(b), len(zeros))
-		if !bytes.Equal(b[:n], zeros[:n]) {
-			return false
-		}
-		b = b[n:]
-	}
-	return true
 }
 
 // addPieces cuts what is to be written in this window into runs with and without zeros.
@@ -330,7 +317,7 @@ func (c *checker) addPieces(off int64, data []byte) error {
 	for _, part := range parts {
 		for at := part.Offset; at < part.End(); {
 			run := Range{at, min((at/zeroGrain+1)*zeroGrain, part.End()) - at}
-			zero := isZero(data[run.Offset-off:][:run.Size])
+			zero := imaging.AllZeros(data[run.Offset-off:][:run.Size])
 			c.join(piece{off: at, n: int32(run.Size), zero: zero, held: !zero && at < tableArea}, first)
 			at = run.End()
 		}

@@ -202,7 +202,7 @@ func (d *Disk) unpack(ctx context.Context, total int64, o Options) error {
 		return fmt.Errorf("unpacking: %w", err)
 	}
 	os.Remove(spool.Name()) // it lives as long as it is open
-	if err := copySparse(spool, out); err != nil {
+	if err := imaging.FillFile(ctx, spool, out); err != nil {
 		spool.Close()
 		if errors.Is(err, syscall.ENOSPC) {
 			return &NoRoomError{Dir: filepath.Dir(spool.Name())}
@@ -391,47 +391,4 @@ func (p *progressReader) Read(b []byte) (int, error) {
 		p.report(p.done, p.total)
 	}
 	return n, err
-}
-
-// copySparse copies to an empty file and leaves holes where there are long runs of zeros.
-func copySparse(f *os.File, r io.Reader) error {
-	buf := make([]byte, 1<<20)
-	var size int64
-	for {
-		n, err := io.ReadFull(r, buf)
-		for at := 0; at < n; at += sparseGrain {
-			part := buf[at:min(n, at+sparseGrain)]
-			if allZero(part) {
-				continue
-			}
-			if _, err := f.WriteAt(part, size+int64(at)); err != nil {
-				return err
-			}
-		}
-		size += int64(n)
-		var corrupt *unpack.CorruptError // which is an early end, too, but not that of the last block
-		if !errors.As(err, &corrupt) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
-			return f.Truncate(size)
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-const sparseGrain = 64 << 10
-
-func allZero(b []byte) bool {
-	for len(b) >= 8 {
-		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
-			return false
-		}
-		b = b[8:]
-	}
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

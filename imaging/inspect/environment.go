@@ -218,7 +218,7 @@ func (d *Disk) readUBoot(e *Environment) {
 			if redundant {
 				c.Flag = &flag
 			}
-		case allZero(block) || len(bytes.Trim(block, "\xff")) == 0:
+		case imaging.AllZeros(block) || len(bytes.Trim(block, "\xff")) == 0:
 			c.State, c.Reason = CopyBlank, "it was never written"
 		default:
 			c.State, c.Reason = CopyDamaged, err.Error()

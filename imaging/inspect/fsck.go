@@ -110,7 +110,7 @@ func (d *Disk) copyOf(ctx context.Context, r imaging.Region) (*os.File, error) {
 		return nil, fmt.Errorf("copying partition %s: %w", Title(r), err)
 	}
 	os.Remove(f.Name())
-	if err := copySparse(f, &progressReader{ctx: ctx, r: d.Section(r)}); err != nil {
+	if err := imaging.FillFile(ctx, f, d.Section(r)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("copying partition %s: %w", Title(r), err)
 	}

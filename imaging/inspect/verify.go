@@ -369,7 +369,7 @@ func (v *verification) bmap(ctx context.Context) error {
 		return walk(end, to-end, func(p []byte) {
 			for len(p) > 0 {
 				n := min(int64(len(p)), b.BlockSize)
-				if !allZero(p[:n]) {
+				if !imaging.AllZeros(p[:n]) {
 					missing++
 				}
 				p = p[n:]

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/twinkeel/twinkeel/imaging"
 	"github.com/twinkeel/twinkeel/internal/durable"
 	"github.com/twinkeel/twinkeel/internal/unpack"
 	"github.com/twinkeel/twinkeel/pipeline"
@@ -382,54 +383,13 @@ func unpackFile(ctx context.Context, path string, u *pipeline.Unpack, progress f
 		return err
 	}
 	defer out.Abort()
-	if err := copySparse(out.File, plain); err != nil {
+	if err := imaging.FillFile(ctx, out.File, plain); err != nil {
 		if errors.Is(err, syscall.ENOSPC) {
 			err = syscall.ENOSPC // without the name of the temporary file, which is gone
 		}
 		return fmt.Errorf("unpacking %s: %w", filepath.Base(u.From), err)
 	}
 	return out.Commit()
-}
-
-// hole is how much must be zero to become a hole; file systems keep blocks of 4 KiB.
-const hole = 64 << 10
-
-// copySparse copies a stream into an empty file and leaves out blocks of zeros.
-func copySparse(out *os.File, in io.Reader) error {
-	buf := make([]byte, 1<<20)
-	var at int64
-	for {
-		n, err := io.ReadFull(in, buf)
-		for part := range slices.Chunk(buf[:n], hole) {
-			if !allZero(part) {
-				if _, err := out.WriteAt(part, at); err != nil {
-					return err
-				}
-			}
-			at += int64(len(part))
-		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF) && n > 0 && !isCorrupt(err):
-			return out.Truncate(at)
-		case err != nil:
-			return err
-		}
-	}
-}
-
-// isCorrupt tells a damaged stream from the end of one that does not fill the buffer.
-func isCorrupt(err error) bool {
-	var corrupt *unpack.CorruptError
-	return errors.As(err, &corrupt)
-}
-
-func allZero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 type countingReader struct {
