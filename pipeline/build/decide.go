@@ -258,7 +258,7 @@ func (d *decider) describeArtifact(ctx context.Context, s *Step, a *pipeline.Art
 	if a.Signer == nil {
 		return nil
 	}
-	id, known := d.knownKey(ctx, a.Signer)
+	id, known := d.knownKey(ctx, a)
 	last := d.record.Outputs[a.Address]
 	switch {
 	case known:

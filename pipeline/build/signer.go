@@ -3,8 +3,10 @@ package build
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/twinkeel/twinkeel/pipeline"
@@ -64,9 +66,11 @@ func signerState(plan *pipeline.Plan, s *pipeline.Signer) string {
 }
 
 // knownKey finds out which key a signer has without opening it: a plan must need no passphrase, token or network. It goes by
-// the public key's file, by what was opened in this run, and by what was signed before while the block was the same. A key in
-// the environment is there anyway. False: it is not known before it is opened.
-func (d *decider) knownKey(ctx context.Context, s *pipeline.Signer) (id string, known bool) {
+// the public key's file, by what was opened in this run, and by what was signed before while the block was the same: first of
+// all the artifact itself, which may be older than a change of the key. A key in the environment is there anyway. False: it is
+// not known before it is opened.
+func (d *decider) knownKey(ctx context.Context, a *pipeline.Artifact) (id string, known bool) {
+	s := a.Signer
 	if s.KeyID != "" {
 		return s.KeyID, true
 	}
@@ -81,8 +85,14 @@ func (d *decider) knownKey(ctx context.Context, s *pipeline.Signer) (id string, 
 		return signer.KeyID(), true
 	}
 	state := signerState(d.plan, s)
-	for _, out := range d.record.Outputs {
-		if out.Signer == s.Address && out.SignerState == state && out.SignerKeyID != "" {
+	signedBy := func(out *Output) bool {
+		return out != nil && out.Signer == s.Address && out.SignerState == state && out.SignerKeyID != ""
+	}
+	if last := d.record.Outputs[a.Address]; signedBy(last) {
+		return last.SignerKeyID, true
+	}
+	for _, address := range slices.Sorted(maps.Keys(d.record.Outputs)) {
+		if out := d.record.Outputs[address]; signedBy(out) {
 			return out.SignerKeyID, true
 		}
 	}

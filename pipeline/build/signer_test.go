@@ -118,6 +118,30 @@ func TestKeyWithoutPublicHalf(t *testing.T) {
 	}
 }
 
+// TestKeyOfOtherOutputs: where one signer has signed with two keys, each artifact stays as it is, in every plan.
+func TestKeyOfOtherOutputs(t *testing.T) {
+	t.Parallel()
+	plan := artifactPlan(t)
+	a := plan.Actions[0].Artifact
+	a.Signer.KeyID = ""
+	buildAll(t, plan)
+	d, err := newDecider(plan, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := d.record.Outputs[a.Address]
+	for _, address := range []string{"artifact.a", "artifact.z"} {
+		other := *own
+		other.SignerKeyID = strings.Repeat("0", 64)
+		d.record.Outputs[address] = &other
+	}
+	for range 20 {
+		if id, known := d.knownKey(t.Context(), a); !known || id != own.SignerKeyID {
+			t.Fatalf("%s, %t; it was signed with %s", id, known, own.SignerKeyID)
+		}
+	}
+}
+
 // TestSignFromCache: another key signs what another one signed before, also when nothing is left in the output directory.
 func TestSignFromCache(t *testing.T) {
 	t.Parallel()
